@@ -1,0 +1,82 @@
+package topicconfig
+
+// What a note says of configs that only concern a broker's own disks and replicas.
+const (
+	noDisk     = " Accepted for compatibility; without effect, since Floe keeps records in object storage, not in files on an agent."
+	noReplicas = " Accepted for compatibility; without effect, since durability comes from the object store and the metadata store, and any agent can serve any partition."
+	noTier     = " Accepted for compatibility; without effect, since every Floe topic lives in object storage alone."
+)
+
+const maxLong = "9223372036854775807"
+
+// table holds every topic config of Kafka 4. Sources: Kafka's TopicConfig, LogConfig and
+// ServerTopicConfigSynonyms; KIP-390 (compression levels), KIP-405 and KIP-950 (tiering),
+// KIP-937 (timestamp bounds), KIP-1030 (default and lower bounds), KIP-1161 (lists).
+var table = []Key{
+	{Name: "cleanup.policy", Type: List, Default: "delete", Synonym: "log.cleanup.policy", rule: oneOf("compact", "delete"),
+		Doc: "How old records leave the log: delete drops them by retention.ms and retention.bytes, compact keeps the newest record of every key, both may be combined. Empty keeps everything."},
+	{Name: "compression.gzip.level", Type: Int, Default: "-1", Synonym: "compression.gzip.level", rule: rule{min: 1, max: 9, bounded: true, extraValue: -1, hasExtra: true},
+		Doc: "Compression level where compression.type is gzip; -1 is the codec's own default."},
+	{Name: "compression.lz4.level", Type: Int, Default: "9", Synonym: "compression.lz4.level", rule: between(1, 17),
+		Doc: "Compression level where compression.type is lz4."},
+	{Name: "compression.type", Type: String, Default: "producer", Synonym: "compression.type", rule: oneOf("uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"),
+		Doc: "Codec in which batches are stored. producer keeps what the producer chose, which costs an agent nothing; any other makes it recompress batches that come differently."},
+	{Name: "compression.zstd.level", Type: Int, Default: "3", Synonym: "compression.zstd.level", rule: between(-131072, 22),
+		Doc: "Compression level where compression.type is zstd."},
+	{Name: "delete.retention.ms", Type: Long, Default: "86400000", Synonym: "log.cleaner.delete.retention.ms", rule: atLeast(0),
+		Doc: "How long a compacted topic keeps tombstones after they were compacted, so that consumers have time to see them."},
+	{Name: "file.delete.delay.ms", Type: Long, Default: "60000", Synonym: "log.segment.delete.delay.ms", rule: atLeast(0),
+		Doc: "Delay before a file of a deleted segment is removed." + noDisk},
+	{Name: "flush.messages", Type: Long, Default: maxLong, Synonym: "log.flush.interval.messages", rule: atLeast(1),
+		Doc: "Number of records after which a log is synced to disk." + noDisk + " Every acknowledged record is durable."},
+	{Name: "flush.ms", Type: Long, Default: maxLong, Synonym: "log.flush.interval.ms", rule: atLeast(0),
+		Doc: "Time after which a log is synced to disk." + noDisk + " Every acknowledged record is durable."},
+	{Name: "follower.replication.throttled.replicas", Type: List, rule: rule{otherwise: throttledReplicas},
+		Doc: "Replicas whose replication is throttled at the follower." + noReplicas},
+	{Name: "index.interval.bytes", Type: Int, Default: "4096", Synonym: "log.index.interval.bytes", rule: atLeast(0),
+		Doc: "Bytes of log between two entries of its index file." + noDisk},
+	{Name: "leader.replication.throttled.replicas", Type: List, rule: rule{otherwise: throttledReplicas},
+		Doc: "Replicas whose replication is throttled at the leader." + noReplicas},
+	{Name: "local.retention.bytes", Type: Long, Default: "-2", Synonym: "log.local.retention.bytes", rule: atLeast(-2),
+		Doc: "Bytes of a partition that stay on a broker's disk when tiered; -2 means retention.bytes." + noTier},
+	{Name: "local.retention.ms", Type: Long, Default: "-2", Synonym: "log.local.retention.ms", rule: atLeast(-2),
+		Doc: "Time for which records stay on a broker's disk when tiered; -2 means retention.ms." + noTier},
+	{Name: "max.compaction.lag.ms", Type: Long, Default: maxLong, Synonym: "log.cleaner.max.compaction.lag.ms", rule: atLeast(1),
+		Doc: "Longest time for which a record of a compacted topic may stay uncompacted."},
+	{Name: "max.message.bytes", Type: Int, Default: "1048588", Synonym: "message.max.bytes", rule: atLeast(0),
+		Doc: "Largest record batch that is accepted, in bytes as sent, after compression."},
+	{Name: "message.timestamp.after.max.ms", Type: Long, Default: "3600000", Synonym: "log.message.timestamp.after.max.ms", rule: atLeast(0),
+		Doc: "How far a record's timestamp may lie after the agent's clock where message.timestamp.type is CreateTime."},
+	{Name: "message.timestamp.before.max.ms", Type: Long, Default: maxLong, Synonym: "log.message.timestamp.before.max.ms", rule: atLeast(0),
+		Doc: "How far a record's timestamp may lie before the agent's clock where message.timestamp.type is CreateTime."},
+	{Name: "message.timestamp.type", Type: String, Default: "CreateTime", Synonym: "log.message.timestamp.type", rule: oneOf("CreateTime", "LogAppendTime"),
+		Doc: "Whether a record keeps the producer's timestamp (CreateTime) or gets the time at which the agent received it (LogAppendTime)."},
+	{Name: "min.cleanable.dirty.ratio", Type: Double, Default: "0.5", Synonym: "log.cleaner.min.cleanable.ratio", rule: between(0, 1),
+		Doc: "Share of a compacted log that must be uncompacted before it is compacted again."},
+	{Name: "min.compaction.lag.ms", Type: Long, Default: "0", Synonym: "log.cleaner.min.compaction.lag.ms", rule: atLeast(0),
+		Doc: "Shortest time for which a record of a compacted topic stays uncompacted."},
+	{Name: "min.insync.replicas", Type: Int, Default: "1", Synonym: "min.insync.replicas", rule: atLeast(1),
+		Doc: "Replicas that must have a record before acks=all is answered." + noReplicas},
+	{Name: "preallocate", Type: Boolean, Default: "false", Synonym: "log.preallocate",
+		Doc: "Whether segment files are preallocated." + noDisk},
+	{Name: "remote.log.copy.disable", Type: Boolean, Default: "false",
+		Doc: "Whether copying to tiered storage stops." + noTier},
+	{Name: "remote.log.delete.on.disable", Type: Boolean, Default: "false",
+		Doc: "Whether tiered data is deleted when tiering is switched off." + noTier},
+	{Name: "remote.storage.enable", Type: Boolean, Default: "false",
+		Doc: "Whether a topic is tiered." + noTier},
+	{Name: "retention.bytes", Type: Long, Default: "-1", Synonym: "log.retention.bytes",
+		Doc: "Bytes of a partition above which its oldest records are deleted, where cleanup.policy has delete; -1 for no limit."},
+	{Name: "retention.ms", Type: Long, Default: "604800000", Synonym: "log.retention.hours", synonymDefault: "168", rule: atLeast(-1),
+		Doc: "Age in milliseconds at which records are deleted, where cleanup.policy has delete; -1 for no limit."},
+	{Name: "segment.bytes", Type: Int, Default: "1073741824", Synonym: "log.segment.bytes", rule: atLeast(1 << 20),
+		Doc: "Size of a log's segment files." + noDisk},
+	{Name: "segment.index.bytes", Type: Int, Default: "10485760", Synonym: "log.index.size.max.bytes", rule: atLeast(4),
+		Doc: "Size of a segment's index file." + noDisk},
+	{Name: "segment.jitter.ms", Type: Long, Default: "0", Synonym: "log.roll.jitter.hours", rule: atLeast(0),
+		Doc: "Random part of segment.ms." + noDisk},
+	{Name: "segment.ms", Type: Long, Default: "604800000", Synonym: "log.roll.hours", synonymDefault: "168", rule: atLeast(1),
+		Doc: "Age at which a log starts a new segment file." + noDisk},
+	{Name: "unclean.leader.election.enable", Type: Boolean, Default: "false", Synonym: "unclean.leader.election.enable",
+		Doc: "Whether a replica that lags may become leader." + noReplicas + " No election ever loses an acknowledged record."},
+}
