@@ -1,0 +1,123 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/floelog/floe/metadata"
+	"github.com/floelog/floe/metadata/shard"
+	"github.com/floelog/floe/tiering"
+)
+
+// errDeadSession says that the record named a session that is dead, and so can never be
+// applied; the sessions were noted.
+var errDeadSession = errors.New("a session named by the record is dead")
+
+// append makes the record part of the journal and of the view, or finds out for certain
+// that it never will be.
+func (l *Leader) append(ctx context.Context, r *shard.Record, ps []pending, dead map[tiering.SessionID]bool) error {
+	value := r.Encode(nil)
+	head := encodeHead(l.epoch, l.session.ID(), r.Seq)
+	txn, sessions := l.appendTxn(r, value, head, ps)
+	start := l.set.parts.Now()
+	wait := retryMin
+	for attempt := 1; ; attempt++ {
+		res, err := l.attempt(ctx, txn)
+		switch {
+		case err == nil && res.Succeeded:
+			return l.appended(r, head, len(value), since(l.set.parts.Now, start))
+		case err == nil:
+			applied, err := l.refused(r, res.Else, sessions, dead)
+			if applied {
+				return l.appended(r, head, len(value), since(l.set.parts.Now, start))
+			}
+			return err
+		case errors.Is(err, metadata.ErrInvalid):
+			return fmt.Errorf("shard %d: appending record %d of %d bytes: %w", l.id, r.Seq, len(value), err)
+		}
+		// Unknown: the same record again, until the store says what became of it.
+		l.set.parts.Observe.UnknownOutcome(l.id)
+		if attempt == 1 {
+			l.set.parts.Log.Warn("an append's outcome is unknown; writing it again until it is", "shard", l.id, "seq", r.Seq, "err", err)
+		}
+		if !pause(ctx, wait) {
+			return fmt.Errorf("shard %d: %w: the agent stops while the outcome of record %d is unknown", l.id, metadata.ErrFenced, r.Seq)
+		}
+		wait = min(2*wait, retryMax)
+	}
+}
+
+func (l *Leader) attempt(ctx context.Context, txn metadata.Txn) (metadata.TxnResult, error) {
+	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	defer cancel()
+	return l.set.parts.Store.Txn(ctx, txn)
+}
+
+// appendTxn is the one transaction of an append. Else reads back, in this order, the
+// leadership, the head, the record's own place, and the sessions.
+func (l *Leader) appendTxn(r *shard.Record, value, head []byte, ps []pending) (metadata.Txn, []tiering.SessionID) {
+	k := l.set.cfg.Keys
+	leaderKey, headKey, recordKey := k.Leader(l.id), k.Head(l.id), k.JournalRecord(l.id, r.Seq)
+	txn := metadata.Txn{
+		If:   []metadata.Condition{metadata.Equals(leaderKey, l.value), metadata.Equals(headKey, l.appender.head)},
+		Then: []metadata.Op{metadata.Put(headKey, head), metadata.Put(recordKey, value)},
+		Else: []string{leaderKey, headKey, recordKey},
+	}
+	var sessions []tiering.SessionID
+	named := map[tiering.SessionID]bool{{}: true}
+	for _, p := range ps {
+		if p.err == nil && !named[p.Session] {
+			named[p.Session] = true
+			sessions = append(sessions, p.Session)
+			txn.If = append(txn.If, metadata.Present(k.Session(p.Session)))
+			txn.Else = append(txn.Else, k.Session(p.Session))
+		}
+	}
+	return txn, sessions
+}
+
+// refused judges a transaction whose conditions did not hold. Either the record is there,
+// by an earlier attempt, or a condition that can never hold again keeps it out for ever.
+func (l *Leader) refused(r *shard.Record, found []metadata.KV, sessions []tiering.SessionID, dead map[tiering.SessionID]bool) (applied bool, err error) {
+	leader, head, record := found[0], found[1], found[2]
+	if record.Exists() && r.SameRecord(record.Value) {
+		return true, nil
+	}
+	if string(leader.Value) != string(l.value) || string(head.Value) != string(l.appender.head) {
+		return false, fmt.Errorf("shard %d: %w: led by %s, head is %s", l.id, metadata.ErrFenced, orNobody(leader), head.Value)
+	}
+	for i, s := range sessions {
+		if !found[3+i].Exists() {
+			dead[s] = true
+			err = errDeadSession
+		}
+	}
+	if err == nil {
+		// All conditions hold in what was read back at the same instant: the store broke its contract.
+		err = fmt.Errorf("shard %d: %w: an append was refused without a reason", l.id, metadata.ErrFenced)
+	}
+	return false, err
+}
+
+func orNobody(kv metadata.KV) string {
+	if !kv.Exists() {
+		return "nobody"
+	}
+	return string(kv.Value)
+}
+
+// appended notes a committed record and applies it to the view, unless the watch was
+// faster.
+func (l *Leader) appended(r *shard.Record, head []byte, size int, took time.Duration) error {
+	a := &l.appender
+	a.head, a.seq = head, r.Seq
+	a.journalBytes += int64(size)
+	if err := l.set.apply(l.id, r); err != nil {
+		return fmt.Errorf("%w: %w", metadata.ErrFenced, err)
+	}
+	l.set.parts.Observe.Appended(l.id, size, took)
+	l.set.parts.Observe.JournalLength(l.id, a.seq-a.snapshotSeq)
+	return nil
+}

@@ -1,0 +1,91 @@
+package journal
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/floelog/floe/metadata/shard"
+	"github.com/floelog/floe/tiering"
+)
+
+// View is a shard's state as this agent knows it. It may lag behind what is committed;
+// Set.Sync says how far it must come to answer what a client will act upon.
+type View struct {
+	id tiering.ShardID
+
+	mu      sync.RWMutex // guards the following; held for computation only
+	state   *shard.State
+	changed chan struct{} // closed and replaced when state moves
+}
+
+func newView(id tiering.ShardID) *View {
+	return &View{id: id, state: shard.New(), changed: make(chan struct{})}
+}
+
+// Read calls f with the state, which must not be kept or changed. Slices of extents read
+// from it stay valid afterwards: they are only ever appended to or replaced.
+func (v *View) Read(f func(*shard.State)) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	f(v.state)
+}
+
+// Seq returns the seq of the last record applied.
+func (v *View) Seq() uint64 {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return v.state.Seq
+}
+
+// Wait returns when the view has applied record seq.
+func (v *View) Wait(ctx context.Context, seq uint64) error {
+	for {
+		v.mu.RLock()
+		at, changed := v.state.Seq, v.changed
+		v.mu.RUnlock()
+		if at >= seq {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for shard %d to reach record %d (at %d): %w", v.id, seq, at, ctx.Err())
+		}
+	}
+}
+
+// apply takes the record if it is the next one. It reports whether it was, and whether
+// records are missing before it.
+func (v *View) apply(r *shard.Record) (applied, gap bool, err error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	switch {
+	case r.Seq <= v.state.Seq:
+		return false, false, nil
+	case r.Seq > v.state.Seq+1:
+		return false, true, nil
+	}
+	if err := v.state.Apply(*r); err != nil {
+		return false, false, fmt.Errorf("shard %d: %w", v.id, err)
+	}
+	v.signalLocked()
+	return true, false, nil
+}
+
+// advance replaces the state by a newer one, from a snapshot.
+func (v *View) advance(s *shard.State) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if s.Seq <= v.state.Seq {
+		return false
+	}
+	v.state = s
+	v.signalLocked()
+	return true
+}
+
+func (v *View) signalLocked() {
+	close(v.changed)
+	v.changed = make(chan struct{})
+}

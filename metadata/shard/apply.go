@@ -1,0 +1,198 @@
+package shard
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/floelog/floe/tiering"
+)
+
+// Apply takes the next record. It checks the whole record first, so that on ErrCorrupt
+// the state is as it was; the caller must then stop serving the shard.
+func (s *State) Apply(r Record) error {
+	if err := s.check(r); err != nil {
+		return fmt.Errorf("journal record %d: %w", r.Seq, err)
+	}
+	s.Seq, s.Epoch = r.Seq, r.Epoch
+	for _, c := range r.Changes {
+		switch c := c.(type) {
+		case Append:
+			s.append(r, c)
+		case Submitted:
+			s.submissions[c.Session] = submitted{c.Seq, c.Outcomes}
+		case Replace:
+			s.replace(c)
+		case Trim:
+			s.trim(c)
+		case DropTopic:
+			s.dropTopic(c.Topic)
+		case ForgetSession:
+			delete(s.submissions, c.Session)
+		case ExpireProducers:
+			s.expireProducers(c.Before)
+		}
+	}
+	return nil
+}
+
+// check finds what would make the record impossible to apply. Several appends of one
+// record to the same partition must continue each other.
+func (s *State) check(r Record) error {
+	if r.Seq != s.Seq+1 {
+		return fmt.Errorf("%w: follows record %d", ErrCorrupt, s.Seq)
+	}
+	if r.Epoch < s.Epoch {
+		return fmt.Errorf("%w: epoch %d after epoch %d", ErrCorrupt, r.Epoch, s.Epoch)
+	}
+	var next map[tiering.TopicPartition]tiering.Offset // of partitions appended to by this record
+	for _, c := range r.Changes {
+		a, ok := c.(Append)
+		if !ok {
+			continue
+		}
+		want, seen := next[a.Partition]
+		if !seen {
+			want = s.Partition(a.Partition).Next
+		}
+		if a.Base != want {
+			return fmt.Errorf("%w: %s: append at offset %d, but the log ends at %d", ErrCorrupt, a.Partition, a.Base, want)
+		}
+		if len(a.Extents) == 0 {
+			return fmt.Errorf("%w: %s: append of nothing", ErrCorrupt, a.Partition)
+		}
+		for _, e := range a.Extents {
+			if e.Count < 1 || e.Length < 1 {
+				return fmt.Errorf("%w: %s: extent of %d records in %d bytes", ErrCorrupt, a.Partition, e.Count, e.Length)
+			}
+			want += tiering.Offset(e.Count)
+		}
+		if next == nil {
+			next = map[tiering.TopicPartition]tiering.Offset{}
+		}
+		next[a.Partition] = want
+	}
+	return nil
+}
+
+func (s *State) append(r Record, a Append) {
+	p := s.mutable(a.Partition)
+	if p.LastEpoch() < r.Epoch {
+		p.Epochs = append(p.Epochs, EpochStart{r.Epoch, a.Base})
+	}
+	for _, e := range a.Extents {
+		e.Base, e.Epoch = p.Next, r.Epoch
+		p.Extents = append(p.Extents, e)
+		p.Next = e.End()
+		s.countInline(e, 1)
+	}
+	for _, b := range a.Producers {
+		p.remember(b, r.Time)
+	}
+}
+
+func (p *Partition) remember(b ProducerAppend, now int64) {
+	if p.producers == nil {
+		p.producers = map[int64]*producer{}
+	}
+	e := p.producers[b.ProducerID]
+	if e == nil {
+		e = &producer{}
+		p.producers[b.ProducerID] = e
+	}
+	e.add(b, now)
+}
+
+// add remembers one batch; a new epoch forgets those of the old one (KIP-360).
+func (e *producer) add(b ProducerAppend, now int64) {
+	if e.epoch != b.ProducerEpoch {
+		e.epoch, e.batches = b.ProducerEpoch, nil
+	}
+	e.updated = max(e.updated, now)
+	if len(e.batches) == maxProducerBatches {
+		e.batches = slices.Delete(e.batches, 0, 1)
+	}
+	e.batches = append(e.batches, producerBatch{b.FirstSeq, b.LastSeq, b.Base, b.Timestamp})
+}
+
+func (s *State) countInline(e tiering.Extent, n int) {
+	if e.IsInline() {
+		s.inlineBytes += int64(n) * int64(len(e.Inline))
+		s.inlineRuns += n
+	}
+}
+
+// replaceable returns the indexes [i, j) of the run of extents that covers exactly the
+// offsets of e. All must be of one leader epoch, since readers patch the epoch of a
+// whole extent into its batches.
+func (p *Partition) replaceable(e tiering.Extent) (i, j int, ok bool) {
+	i = p.Find(e.Base)
+	if i == len(p.Extents) || p.Extents[i].Base != e.Base {
+		return 0, 0, false
+	}
+	for j = i; j < len(p.Extents) && p.Extents[j].End() <= e.End(); j++ {
+		if p.Extents[j].Epoch != p.Extents[i].Epoch {
+			return 0, 0, false
+		}
+	}
+	return i, j, j > i && p.Extents[j-1].End() == e.End()
+}
+
+// replace builds a new slice: readers may hold the old one.
+func (s *State) replace(c Replace) {
+	p := s.partitions[c.Partition]
+	if p == nil {
+		return
+	}
+	i, j, ok := p.replaceable(c.With)
+	if !ok {
+		return
+	}
+	e := c.With
+	e.Epoch = p.Extents[i].Epoch
+	for _, old := range p.Extents[i:j] {
+		s.countInline(old, -1)
+	}
+	s.countInline(e, 1)
+	extents := make([]tiering.Extent, 0, len(p.Extents)-(j-i)+1)
+	extents = append(extents, p.Extents[:i]...)
+	extents = append(extents, e)
+	p.Extents = append(extents, p.Extents[j:]...)
+}
+
+func (s *State) trim(c Trim) {
+	p := s.mutable(c.Partition)
+	p.LogStart = max(p.LogStart, min(c.LogStart, p.Next))
+	i := p.Find(p.LogStart)
+	for _, e := range p.Extents[:i] {
+		s.countInline(e, -1)
+	}
+	p.Extents = slices.Clone(p.Extents[i:])
+	// Of the epochs that ended before the log start only the last one's start still bounds a later one.
+	k := 0
+	for k+1 < len(p.Epochs) && p.Epochs[k+1].Start <= p.LogStart {
+		k++
+	}
+	p.Epochs = slices.Clone(p.Epochs[k:])
+}
+
+func (s *State) dropTopic(id tiering.TopicID) {
+	for tp, p := range s.partitions {
+		if tp.Topic != id {
+			continue
+		}
+		for _, e := range p.Extents {
+			s.countInline(e, -1)
+		}
+		delete(s.partitions, tp)
+	}
+}
+
+func (s *State) expireProducers(before int64) {
+	for _, p := range s.partitions {
+		for id, e := range p.producers {
+			if e.updated < before {
+				delete(p.producers, id)
+			}
+		}
+	}
+}

@@ -1,0 +1,236 @@
+package shard
+
+import (
+	"errors"
+	"math"
+
+	"github.com/floelog/floe/tiering"
+)
+
+// ErrStaleSubmission says that a submission arrived after a later one of the same
+// session: a delayed duplicate, whose sender has long had its answer. Nothing is done.
+var ErrStaleSubmission = errors.New("submission is stale")
+
+// Submission is what an agent asks a leader to commit: batches that are durable in a
+// segment, or that travel inside. A session numbers its submissions to each shard from 1
+// and sends the next only when it knows the outcome of the one before, so that
+// remembering the last one is enough to recognise every repetition.
+type Submission struct {
+	Session tiering.SessionID
+	Seq     uint64
+	Parts   []Part // a partition may have several, in the order of its batches
+}
+
+// Part is a run of batches of one partition, side by side in one segment or inline.
+type Part struct {
+	Partition tiering.TopicPartition
+	Segment   tiering.SegmentID // zero: the batches are inline
+	Position  tiering.Position  // of the first batch in the segment; 0 where inline
+	Inline    []byte           // the batches themselves, where there is no segment
+	Batches   []Batch          // contiguous, in the order in which the producer sent them
+}
+
+// Batch is what a leader needs to know of a record batch.
+type Batch struct {
+	Length        int32 // bytes, with the header
+	Count         int32 // offsets it takes
+	MaxTimestamp  int64
+	ProducerID    int64 // -1: not idempotent
+	ProducerEpoch int16
+	FirstSeq      int32
+}
+
+// NumBatches returns the number of batches of all parts.
+func (s *Submission) NumBatches() int {
+	n := 0
+	for i := range s.Parts {
+		n += len(s.Parts[i].Batches)
+	}
+	return n
+}
+
+// Draft is the next record in the making: every addition is decided against the state
+// that the leader leads plus the additions before it. The state must not change while
+// a draft of it is open.
+type Draft struct {
+	state    *State
+	record   Record
+	size     int // estimate of the encoded record
+	next     map[tiering.TopicPartition]tiering.Offset
+	producer map[producerKey]*producer
+	sessions map[tiering.SessionID]submitted
+}
+
+type producerKey struct {
+	tp tiering.TopicPartition
+	id int64
+}
+
+// NewDraft starts the record that follows s. now is the leader's clock in milliseconds;
+// nonce must be drawn at random.
+func NewDraft(s *State, epoch tiering.LeaderEpoch, leader tiering.SessionID, nonce uint64, now int64) *Draft {
+	return &Draft{
+		state:    s,
+		record:   Record{Seq: s.Seq + 1, Epoch: epoch, Leader: leader, Nonce: nonce, Time: now},
+		next:     map[tiering.TopicPartition]tiering.Offset{},
+		producer: map[producerKey]*producer{},
+		sessions: map[tiering.SessionID]submitted{},
+	}
+}
+
+// State returns the state that the draft starts from.
+func (d *Draft) State() *State { return d.state }
+
+// Empty reports whether the record would change nothing.
+func (d *Draft) Empty() bool { return len(d.record.Changes) == 0 }
+
+// Size estimates the bytes of the encoded record from above.
+func (d *Draft) Size() int { return d.size }
+
+// Record returns the finished record. The draft must not be used any more.
+func (d *Draft) Record() Record { return d.record }
+
+// Add appends a change that needs no decision: a Replace, Trim, DropTopic,
+// ForgetSession or ExpireProducers. Appends and submissions come through Submit.
+func (d *Draft) Add(c Change) {
+	d.record.Changes = append(d.record.Changes, c)
+	d.size += 128
+	if r, ok := c.(Replace); ok {
+		d.size += len(r.With.Inline)
+	}
+}
+
+// Submit decides about every batch of a submission, in order, and returns one outcome
+// for each. A submission that this shard has decided before gets its first answer
+// again.
+func (d *Draft) Submit(sub *Submission) ([]Outcome, error) {
+	last, seen := d.sessions[sub.Session]
+	if !seen {
+		last = d.state.submissions[sub.Session]
+	}
+	switch {
+	case sub.Seq < last.seq:
+		return nil, ErrStaleSubmission
+	case sub.Seq == last.seq && sub.NumBatches() == len(last.outcomes):
+		return last.outcomes, nil
+	case sub.Seq == last.seq:
+		return nil, ErrStaleSubmission
+	}
+	outcomes := make([]Outcome, 0, sub.NumBatches())
+	for i := range sub.Parts {
+		outcomes = d.part(&sub.Parts[i], outcomes)
+	}
+	d.sessions[sub.Session] = submitted{sub.Seq, outcomes}
+	d.Add(Submitted{sub.Session, sub.Seq, outcomes})
+	d.size += 16 * len(outcomes)
+	return outcomes, nil
+}
+
+// part decides about the batches of one partition. Accepted batches that lie side by
+// side become one extent; a refused one in between ends it.
+func (d *Draft) part(part *Part, outcomes []Outcome) []Outcome {
+	next, ok := d.next[part.Partition]
+	if !ok {
+		next = d.state.Partition(part.Partition).Next
+	}
+	a := Append{Partition: part.Partition, Base: next}
+	pos, joined := part.Position, false
+	start := pos // of the extent that is being joined together
+	for _, b := range part.Batches {
+		out := d.judge(part.Partition, b, next)
+		outcomes = append(outcomes, out)
+		end := pos + tiering.Position(b.Length)
+		if accepted := out.Code == OK && out.Base == next; accepted {
+			if !joined {
+				start = pos
+				a.Extents = append(a.Extents, tiering.Extent{
+					MaxTimestamp: b.MaxTimestamp, Segment: part.Segment, Position: start,
+				})
+			}
+			e := &a.Extents[len(a.Extents)-1]
+			e.Count += int64(b.Count)
+			e.Length += b.Length
+			e.MaxTimestamp = max(e.MaxTimestamp, b.MaxTimestamp)
+			if e.IsInline() {
+				e.Inline, e.Position = part.Inline[start:end:end], 0
+			}
+			if b.ProducerID >= 0 {
+				a.Producers = append(a.Producers, d.remember(part.Partition, b, next))
+			}
+			next += tiering.Offset(b.Count)
+			joined = true
+		} else {
+			joined = false
+		}
+		pos = end
+	}
+	if len(a.Extents) > 0 {
+		d.next[part.Partition] = next
+		d.record.Changes = append(d.record.Changes, a)
+		d.size += 96 + 64*len(a.Extents) + 48*len(a.Producers) + len(part.Inline)
+	}
+	return outcomes
+}
+
+// judge applies Kafka's rules for the sequence numbers of idempotent producers
+// (ProducerAppendInfo, ProducerStateManager). A producer that is not known, or is
+// known with an older epoch, may start anywhere or at 0.
+func (d *Draft) judge(tp tiering.TopicPartition, b Batch, next tiering.Offset) Outcome {
+	if b.ProducerID < 0 {
+		return Outcome{OK, next}
+	}
+	e := d.lookup(tp, b.ProducerID)
+	if e == nil {
+		return Outcome{OK, next}
+	}
+	switch {
+	case b.ProducerEpoch < e.epoch:
+		return Outcome{InvalidProducerEpoch, -1}
+	case b.ProducerEpoch > e.epoch:
+		if b.FirstSeq != 0 {
+			return Outcome{OutOfOrderSequence, -1}
+		}
+		return Outcome{OK, next}
+	}
+	last := lastSeq(b.FirstSeq, b.Count)
+	for _, old := range e.batches {
+		if old.firstSeq == b.FirstSeq && old.lastSeq == last {
+			return Outcome{OK, old.base}
+		}
+	}
+	if n := len(e.batches); n > 0 && b.FirstSeq != nextSeq(e.batches[n-1].lastSeq) {
+		return Outcome{OutOfOrderSequence, -1}
+	}
+	return Outcome{OK, next}
+}
+
+func (d *Draft) lookup(tp tiering.TopicPartition, id int64) *producer {
+	if e := d.producer[producerKey{tp, id}]; e != nil {
+		return e
+	}
+	return d.state.Partition(tp).producers[id]
+}
+
+func (d *Draft) remember(tp tiering.TopicPartition, b Batch, base tiering.Offset) ProducerAppend {
+	pa := ProducerAppend{b.ProducerID, b.ProducerEpoch, b.FirstSeq, lastSeq(b.FirstSeq, b.Count), base, b.MaxTimestamp}
+	k := producerKey{tp, b.ProducerID}
+	e := d.producer[k]
+	if e == nil {
+		e = &producer{}
+		if old := d.state.Partition(tp).producers[b.ProducerID]; old != nil {
+			e.epoch, e.updated = old.epoch, old.updated
+			e.batches = append(make([]producerBatch, 0, maxProducerBatches), old.batches...)
+		}
+		d.producer[k] = e
+	}
+	e.add(pa, d.record.Time)
+	return pa
+}
+
+// lastSeq returns the sequence number of a batch's last record; numbers wrap from
+// 2^31-1 to 0.
+func lastSeq(first, count int32) int32 {
+	return int32((int64(first) + int64(count) - 1) & math.MaxInt32)
+}
+
+func nextSeq(seq int32) int32 { return lastSeq(seq, 2) }

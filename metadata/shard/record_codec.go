@@ -1,0 +1,177 @@
+package shard
+
+import (
+	"fmt"
+
+	"github.com/floelog/floe/tiering"
+)
+
+// recordVersion is the version of the journal record format that this code writes. It
+// reads every version up to it, for ever. Journal records are not checksummed: etcd's
+// own log and pages are.
+//
+//	version 1 | seq uvarint | epoch uvarint | leader 16 | nonce uvarint | time varint
+//	changes: count uvarint, then each: kind 1 byte, fields as in the change's encode
+const recordVersion = 1
+
+// Encode appends the record's journal form to b.
+func (r Record) Encode(b []byte) []byte {
+	e := encoder{append(b, recordVersion)}
+	e.uint(r.Seq)
+	e.uint(uint64(r.Epoch))
+	e.raw(r.Leader[:])
+	e.uint(r.Nonce)
+	e.int(r.Time)
+	e.uint(uint64(len(r.Changes)))
+	for _, c := range r.Changes {
+		e.b = append(e.b, byte(c.kind()))
+		c.encode(&e)
+	}
+	return e.b
+}
+
+// SameRecord reports whether the encoded record in the journal is r: written by the same
+// leader session, at the same seq, with the same nonce.
+func (r Record) SameRecord(encoded []byte) bool {
+	var h Record
+	d := decoder{b: encoded}
+	d.header(&h)
+	return d.err == nil && h.Seq == r.Seq && h.Leader == r.Leader && h.Nonce == r.Nonce
+}
+
+// DecodeRecord reads a record; its inline bytes alias b.
+func DecodeRecord(b []byte) (Record, error) {
+	var r Record
+	d := decoder{b: b}
+	d.header(&r)
+	n := d.count(2, "change")
+	if n > 0 {
+		r.Changes = make([]Change, 0, n)
+	}
+	for range n {
+		if c := d.change(); d.err == nil {
+			r.Changes = append(r.Changes, c)
+		}
+	}
+	if d.err == nil && len(d.b) > 0 {
+		d.fail("trailing bytes")
+	}
+	if d.err != nil {
+		return Record{}, fmt.Errorf("decoding journal record: %w", d.err)
+	}
+	return r, nil
+}
+
+func (d *decoder) header(r *Record) {
+	if v := d.raw(1); d.err == nil && v[0] != recordVersion {
+		d.fail(fmt.Sprintf("record version %d is not known, this agent reads up to %d", v[0], recordVersion))
+	}
+	r.Seq = d.uint()
+	r.Epoch = tiering.LeaderEpoch(d.int32("epoch"))
+	r.Leader = d.session()
+	r.Nonce = d.uint()
+	r.Time = d.int()
+}
+
+func (d *decoder) change() Change {
+	k := d.raw(1)
+	if d.err != nil {
+		return nil
+	}
+	switch kind := changeKind(k[0]); kind {
+	case kindAppend:
+		return d.append()
+	case kindSubmitted:
+		return Submitted{d.session(), d.uint(), d.outcomes()}
+	case kindReplace:
+		c := Replace{Partition: d.partition()}
+		base := tiering.Offset(d.int63("offset"))
+		c.With = d.extent()
+		c.With.Base = base
+		return c
+	case kindTrim:
+		return Trim{d.partition(), tiering.Offset(d.int63("offset"))}
+	case kindDropTopic:
+		return DropTopic{d.topic()}
+	case kindForgetSession:
+		return ForgetSession{d.session()}
+	case kindExpireProducers:
+		return ExpireProducers{d.int()}
+	default:
+		d.fail(fmt.Sprintf("change kind %d is not known", kind))
+		return nil
+	}
+}
+
+// partition | base uvarint | extents | producers: count, each
+// (id uvarint, epoch uvarint, first seq uvarint, last seq uvarint, base uvarint, timestamp varint)
+func (a Append) encode(e *encoder) {
+	e.partition(a.Partition)
+	e.uint(uint64(a.Base))
+	e.uint(uint64(len(a.Extents)))
+	for _, x := range a.Extents {
+		e.extent(x)
+	}
+	e.uint(uint64(len(a.Producers)))
+	for _, p := range a.Producers {
+		e.uint(uint64(p.ProducerID))
+		e.producerBatch(p)
+	}
+}
+
+func (e *encoder) producerBatch(p ProducerAppend) {
+	e.uint(uint64(p.ProducerEpoch))
+	e.uint(uint64(p.FirstSeq))
+	e.uint(uint64(p.LastSeq))
+	e.uint(uint64(p.Base))
+	e.int(p.Timestamp)
+}
+
+func (d *decoder) append() Append {
+	a := Append{Partition: d.partition(), Base: tiering.Offset(d.int63("offset"))}
+	a.Extents = make([]tiering.Extent, d.count(minExtentBytes, "extent"))
+	next := a.Base
+	for i := range a.Extents {
+		a.Extents[i] = d.extent()
+		a.Extents[i].Base = next
+		next = a.Extents[i].End()
+	}
+	if n := d.count(minProducerBytes, "producer"); n > 0 {
+		a.Producers = make([]ProducerAppend, n)
+		for i := range a.Producers {
+			id := d.int63("producer id")
+			a.Producers[i] = d.producerBatch()
+			a.Producers[i].ProducerID = id
+		}
+	}
+	return a
+}
+
+func (d *decoder) producerBatch() ProducerAppend {
+	return ProducerAppend{
+		ProducerEpoch: int16(d.limited(1<<15-1, "producer epoch")),
+		FirstSeq:      d.int32("sequence"), LastSeq: d.int32("sequence"),
+		Base: tiering.Offset(d.int63("offset")), Timestamp: d.int(),
+	}
+}
+
+func (c Submitted) encode(e *encoder) {
+	e.raw(c.Session[:])
+	e.uint(c.Seq)
+	e.outcomes(c.Outcomes)
+}
+
+func (c Replace) encode(e *encoder) {
+	e.partition(c.Partition)
+	e.uint(uint64(c.With.Base))
+	e.extent(c.With)
+}
+
+func (c Trim) encode(e *encoder) {
+	e.partition(c.Partition)
+	e.uint(uint64(c.LogStart))
+}
+
+func (c DropTopic) encode(e *encoder)       { e.raw(c.Topic[:]) }
+func (c ForgetSession) encode(e *encoder)   { e.raw(c.Session[:]) }
+func (c ExpireProducers) encode(e *encoder) { e.int(c.Before) }

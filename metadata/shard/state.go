@@ -1,0 +1,165 @@
+// Package shard is the state machine at the heart of Floe: the pure value that a
+// shard's journal builds up, and the only way in which it changes.
+//
+// Everything that a client can be told is acknowledged is one journal Record. A leader
+// writes down in a Draft what a record will do, decided against the state it leads;
+// once the record is committed, every agent Applies it. A record holds facts (this
+// batch has these offsets), never requests, so that a rule which changes in a later
+// version cannot change what an old record means.
+//
+// Invariants:
+//  1. Apply is deterministic and pure: no clock, no randomness, no I/O. The same
+//     records give the same State, byte for byte in its snapshot encoding.
+//  2. Apply either takes a whole record or, on ErrCorrupt, leaves the state as it was.
+//  3. Offsets of a partition are dense: an append starts at the partition's next offset.
+//  4. Next offset, log start and leader epoch never go back.
+//
+// A State is not safe for concurrent use; metadata/journal guards it.
+package shard
+
+import (
+	"errors"
+	"slices"
+	"sort"
+
+	"github.com/floelog/floe/tiering"
+)
+
+// ErrCorrupt says that a record or snapshot cannot be what an intact agent wrote here.
+var ErrCorrupt = errors.New("shard data corrupt")
+
+// maxProducerBatches is how many of an idempotent producer's last batches are
+// remembered per partition: the most that its client may have in flight (Kafka's
+// ProducerStateEntry.NUM_BATCHES_TO_RETAIN).
+const maxProducerBatches = 5
+
+// State is the whole state of one shard as of journal record Seq.
+type State struct {
+	Seq   uint64              // of the last record applied
+	Epoch tiering.LeaderEpoch // of the last record applied
+
+	partitions  map[tiering.TopicPartition]*Partition
+	submissions map[tiering.SessionID]submitted
+	inlineBytes int64
+	inlineRuns  int
+}
+
+// Partition is the state of one partition. Readers must not change it.
+type Partition struct {
+	Next      tiering.Offset   // the next record's offset: log end and high watermark
+	LogStart  tiering.Offset   // the first offset that may be read
+	Extents   []tiering.Extent // ascending, from the one that holds LogStart
+	Epochs    []EpochStart     // ascending; where each leader epoch's records begin
+	producers map[int64]*producer
+}
+
+// EpochStart says at which offset the records of a leader epoch begin (KIP-101).
+type EpochStart struct {
+	Epoch tiering.LeaderEpoch
+	Start tiering.Offset
+}
+
+// producer is what is known of an idempotent producer in one partition.
+type producer struct {
+	epoch   int16
+	updated int64           // leader's time of its last batch, milliseconds
+	batches []producerBatch // its last batches, oldest first, at most maxProducerBatches
+}
+
+// producerBatch is one remembered batch.
+type producerBatch struct {
+	firstSeq, lastSeq int32
+	base              tiering.Offset
+	timestamp         int64
+}
+
+// submitted is the last submission of an agent's session and what became of it.
+type submitted struct {
+	seq      uint64
+	outcomes []Outcome
+}
+
+// New returns the empty state of a shard.
+func New() *State {
+	return &State{
+		partitions:  map[tiering.TopicPartition]*Partition{},
+		submissions: map[tiering.SessionID]submitted{},
+	}
+}
+
+// Partition returns the state of a partition, or an empty one if nothing was ever
+// appended to it.
+func (s *State) Partition(tp tiering.TopicPartition) *Partition {
+	if p := s.partitions[tp]; p != nil {
+		return p
+	}
+	return &emptyPartition
+}
+
+var emptyPartition Partition
+
+// Partitions returns the partitions that have state, in order.
+func (s *State) Partitions() []tiering.TopicPartition {
+	out := make([]tiering.TopicPartition, 0, len(s.partitions))
+	for tp := range s.partitions {
+		out = append(out, tp)
+	}
+	slices.SortFunc(out, tiering.TopicPartition.Compare)
+	return out
+}
+
+// Sessions returns the agent sessions whose last submission is remembered, in order.
+func (s *State) Sessions() []tiering.SessionID {
+	out := make([]tiering.SessionID, 0, len(s.submissions))
+	for id := range s.submissions {
+		out = append(out, id)
+	}
+	slices.SortFunc(out, func(a, b tiering.SessionID) int { return slices.Compare(a[:], b[:]) })
+	return out
+}
+
+// InlineBytes returns the bytes of all inline extents.
+func (s *State) InlineBytes() int64 { return s.inlineBytes }
+
+// InlineExtents returns the number of inline extents.
+func (s *State) InlineExtents() int { return s.inlineRuns }
+
+// Producers returns the number of producers remembered in the partition.
+func (p *Partition) Producers() int { return len(p.producers) }
+
+// Find returns the index of the extent that holds offset, or of the first one after
+// it; len(Extents) if there is none.
+func (p *Partition) Find(offset tiering.Offset) int {
+	return sort.Search(len(p.Extents), func(i int) bool { return p.Extents[i].End() > offset })
+}
+
+// LastEpoch returns the epoch of the partition's newest record, or -1 if it has none.
+func (p *Partition) LastEpoch() tiering.LeaderEpoch {
+	if len(p.Epochs) == 0 {
+		return -1
+	}
+	return p.Epochs[len(p.Epochs)-1].Epoch
+}
+
+// EpochEnd answers OffsetForLeaderEpoch (KIP-101, KIP-279): the largest epoch not above
+// the one asked for, and the offset after its last record. Epoch -1 and offset -1 if no
+// such epoch is known.
+func (p *Partition) EpochEnd(epoch tiering.LeaderEpoch) (tiering.LeaderEpoch, tiering.Offset) {
+	i := sort.Search(len(p.Epochs), func(i int) bool { return p.Epochs[i].Epoch > epoch })
+	switch {
+	case i == 0:
+		return -1, -1
+	case i == len(p.Epochs):
+		return p.Epochs[i-1].Epoch, p.Next
+	}
+	return p.Epochs[i-1].Epoch, p.Epochs[i].Start
+}
+
+func (s *State) mutable(tp tiering.TopicPartition) *Partition {
+	p := s.partitions[tp]
+	if p == nil {
+		p = &Partition{}
+		s.partitions[tp] = p
+	}
+	return p
+}
