@@ -1,0 +1,282 @@
+package settings
+
+import "strings"
+
+// Setting is one row of the table.
+type Setting struct {
+	Name     string // of the key in the file; flag and variable derive from it
+	Group    string // heading under which it is listed
+	Default  string // as it would be given; empty: Meaning says what happens
+	Min, Max string // limits, as they would be given; empty: none
+	Choices  []string
+	Commands Command // that read it
+	Meaning  string  // one line, no full stop
+	Why      string  // why this default: why not smaller, why not larger
+
+	field func(*Settings) any
+}
+
+// Flag returns the setting's flag.
+func (row *Setting) Flag() string { return "--" + row.Name }
+
+// Env returns the setting's environment variable.
+func (row *Setting) Env() string {
+	return envPrefix + strings.ReplaceAll(strings.ToUpper(row.Name), "-", "_")
+}
+
+// Kind names the form of the value: text, list, number, size, duration, true|false.
+func (row *Setting) Kind() string { return kind(row.field(&Settings{})) }
+
+func find(name string) *Setting {
+	for i := range table {
+		if table[i].Name == name {
+			return &table[i]
+		}
+	}
+	return nil
+}
+
+// Table returns a copy of the table, in the order in which people should read it.
+func Table() []Setting { return append([]Setting(nil), table...) }
+
+const (
+	serving = Dev | Agent
+	all     = Dev | Agent | Inspect
+)
+
+var table = []Setting{
+	{
+		Name: "addr", Group: "Addresses", Default: "127.0.0.1:9092", Commands: serving,
+		Meaning: "address on which Kafka clients connect",
+		Why:     "Not every interface: a listener that anyone can reach is opened on purpose. 9092 is where Kafka clients look.",
+		field:   func(s *Settings) any { return &s.Addr },
+	},
+	{
+		Name: "advertise", Group: "Addresses", Commands: serving,
+		Meaning: "address that clients are told to connect to; unless given, that of addr",
+		Why:     "Clients connect to what Metadata answers, not to what they bootstrap from. Behind a NAT or on 0.0.0.0 nobody but the operator knows that address, so then it must be given.",
+		field:   func(s *Settings) any { return &s.Advertise },
+	},
+	{
+		Name: "rpc-addr", Group: "Addresses", Commands: serving,
+		Meaning: "address on which agents talk to each other; unless given, a free port on the host of addr",
+		Why:     "A fixed port is needed only where a firewall stands between agents. Others learn the port from etcd, under the host of advertise.",
+		field:   func(s *Settings) any { return &s.RPCAddr },
+	},
+	{
+		Name: "admin-addr", Group: "Addresses", Default: "127.0.0.1:9644", Commands: serving,
+		Meaning: "address of /metrics, /healthz, /readyz and /debug/pprof; empty: none",
+		Why:     "Loopback, because profiles and metrics tell a stranger too much.",
+		field:   func(s *Settings) any { return &s.AdminAddr },
+	},
+	{
+		Name: "admin-insecure", Group: "Addresses", Default: "false", Commands: serving,
+		Meaning: "allow an admin-addr that others can reach, although it asks for no password",
+		Why:     "A network policy may protect it, as in Kubernetes; Floe cannot see that and wants to be told.",
+		field:   func(s *Settings) any { return &s.AdminInsecure },
+	},
+
+	{
+		Name: "cluster", Group: "Cluster", Default: "floe", Commands: all,
+		Meaning: "name of the cluster: everything in etcd is under /floe/NAME/",
+		Why:     "One etcd may serve several clusters; each needs a store, or a prefix of one, of its own.",
+		field:   func(s *Settings) any { return &s.Cluster },
+	},
+	{
+		Name: "etcd", Group: "Cluster", Commands: Agent | Inspect,
+		Meaning: "etcd members, as HOST:PORT or URL, separated by commas",
+		Why:     "No default: an agent that finds a stranger's etcd on localhost would write to it.",
+		field:   func(s *Settings) any { return &s.Etcd },
+	},
+	{
+		Name: "store", Group: "Cluster", Commands: Agent | Inspect,
+		Meaning: "object store: s3://BUCKET/PREFIX?region=R&endpoint=URL&driver=s3|minio or file:///DIR",
+		Why:     "No default: records must go where the operator says. Credentials come from the environment, never from here.",
+		field:   func(s *Settings) any { return &s.Store },
+	},
+	{
+		Name: "node-id", Group: "Cluster", Default: "0", Min: "0", Max: "2147483647", Commands: serving,
+		Meaning: "Kafka broker id of this agent; 0: the smallest that is free",
+		Why:     "Agents hold nothing, so an id need not be theirs for ever. Give one where dashboards name agents by it.",
+		field:   func(s *Settings) any { return &s.NodeID },
+	},
+	{
+		Name: "zone", Group: "Cluster", Commands: Agent,
+		Meaning: "availability zone of this agent; clients with the same client.rack are sent here",
+		Why:     "Empty: all agents are equally near.",
+		field:   func(s *Settings) any { return &s.Zone },
+	},
+	{
+		Name: "shards", Group: "Cluster", Default: "64", Min: "1", Max: "1024", Commands: serving,
+		Meaning: "number of shards, read only when the cluster is created",
+		Why:     "Fewer: leadership cannot spread over many agents, and one journal carries more. More: an idle cluster holds more keys and watches, and takeover touches more of them. It can never be changed.",
+		field:   func(s *Settings) any { return &s.Shards },
+	},
+	{
+		Name: "lease-ttl", Group: "Cluster", Default: "3s", Min: "1s", Max: "60s", Commands: serving,
+		Meaning: "how long etcd keeps the leadership of an agent that is not heard of; whole seconds",
+		Why:     "Shorter: a pause of a second, or an election of etcd's, moves leadership for nothing. Longer: after a crash, partitions wait that long for a new leader. It is renewed three times within itself.",
+		field:   func(s *Settings) any { return &s.LeaseTTL },
+	},
+	{
+		Name: "etcd-history", Group: "Cluster", Default: "5m", Min: "10s", Max: "24h", Commands: serving,
+		Meaning: "age at which agents let etcd forget old revisions",
+		Why:     "Shorter: a watch that was cut off for longer must load the snapshot again. Longer: etcd's database grows with every append in between.",
+		field:   func(s *Settings) any { return &s.EtcdKeep },
+	},
+	{
+		Name: "etcd-quota", Group: "Cluster", Default: "2GiB", Min: "64MiB", Max: "8GiB", Commands: Dev,
+		Meaning: "size at which the embedded etcd refuses writes",
+		Why:     "Floe keeps its database far below this. Smaller: no room for a burst. Larger: etcd advises against more than 8GiB.",
+		field:   func(s *Settings) any { return &s.EtcdQuota },
+	},
+
+	{
+		Name: "data", Group: "Development", Default: "floe-data", Commands: Dev | Inspect,
+		Meaning: "directory of floe dev: its etcd and its store",
+		Why:     "Under the current directory, where it is seen and can be deleted.",
+		field:   func(s *Settings) any { return &s.Data },
+	},
+	{
+		Name: "agents", Group: "Development", Default: "1", Min: "1", Max: "64", Commands: Dev,
+		Meaning: "number of agents, on consecutive ports from addr and admin-addr on",
+		Why:     "More than one shows how leadership moves; all share one process and its memory budget.",
+		field:   func(s *Settings) any { return &s.Agents },
+	},
+
+	{
+		Name: "flush-size", Group: "Writing", Default: "8MiB", Min: "64KiB", Max: "256MiB", Commands: serving,
+		Meaning: "size at which a flush is closed and uploaded",
+		Why:     "Smaller: more PUTs, which cost money each. Larger: more memory per upload in flight and no better throughput from S3.",
+		field:   func(s *Settings) any { return &s.FlushSize },
+	},
+	{
+		Name: "flush-age", Group: "Writing", Default: "250ms", Min: "1ms", Max: "60s", Commands: serving,
+		Meaning: "age at which a flush is closed and uploaded",
+		Why:     "Shorter: more PUTs; 250ms is at most 4 a second. Longer: every produce under load waits for it.",
+		field:   func(s *Settings) any { return &s.FlushAge },
+	},
+	{
+		Name: "flush-idle", Group: "Writing", Default: "true", Commands: serving,
+		Meaning: "close a flush at once while no upload is in flight",
+		Why:     "A lone producer is answered without waiting for flush-age. It costs PUTs only while there is next to no load.",
+		field:   func(s *Settings) any { return &s.FlushIdle },
+	},
+	{
+		Name: "uploads-in-flight", Group: "Writing", Default: "4", Min: "1", Max: "64", Commands: serving,
+		Meaning: "uploads of an agent that run at the same time",
+		Why:     "Fewer: throughput is flush-size divided by the latency of a PUT. More: each holds flush-size of memory, and a slow store gets slower.",
+		field:   func(s *Settings) any { return &s.UploadsInFlight },
+	},
+	{
+		Name: "inline-max", Group: "Writing", Default: "16KiB", Min: "0B", Max: "256KiB", Commands: serving,
+		Meaning: "largest part of a flush for one shard that is committed through etcd alone; 0B: none",
+		Why:     "Smaller: low-traffic topics pay a PUT and its latency for each flush. Larger: etcd's own latency grows beyond 16KiB, and a transaction holds 1MiB.",
+		field:   func(s *Settings) any { return &s.InlineMax },
+	},
+	{
+		Name: "inline-rate", Group: "Writing", Default: "4MiB", Min: "0B", Max: "64MiB", Commands: serving,
+		Meaning: "bytes a second that an agent may commit through etcd alone",
+		Why:     "Smaller: bursts of small writes turn into PUTs early. Larger: etcd's log and database grow faster than they are compacted.",
+		field:   func(s *Settings) any { return &s.InlineRate },
+	},
+	{
+		Name: "rollup-age", Group: "Writing", Default: "60s", Min: "1s", Max: "1h", Commands: serving,
+		Meaning: "age at which records committed through etcd are moved into a segment",
+		Why:     "Shorter: more small segments. Longer: journal and snapshots hold more bytes, and a cluster rebuilt from the bucket alone would miss more.",
+		field:   func(s *Settings) any { return &s.RollupAge },
+	},
+	{
+		Name: "rollup-size", Group: "Writing", Default: "4MiB", Min: "64KiB", Max: "64MiB", Commands: serving,
+		Meaning: "bytes of a shard committed through etcd at which they are moved into a segment",
+		Why:     "Smaller: more small segments. Larger: 64 shards may keep that much each in etcd, far from its quota at 4MiB.",
+		field:   func(s *Settings) any { return &s.RollupSize },
+	},
+
+	{
+		Name: "auto-create-topics", Group: "Topics", Default: "true", Commands: serving,
+		Meaning: "create a topic when a client that allows it first asks for it",
+		Why:     "As Kafka does. Turn it off where a typing error must not become a topic.",
+		field:   func(s *Settings) any { return &s.AutoCreateTopics },
+	},
+	{
+		Name: "num-partitions", Group: "Topics", Default: "1", Min: "1", Max: "10000", Commands: serving,
+		Meaning: "partitions of a topic whose creator does not say",
+		Why:     "As Kafka has it. Partitions can be added and never removed.",
+		field:   func(s *Settings) any { return &s.NumPartitions },
+	},
+	{
+		Name: "default-replication-factor", Group: "Topics", Default: "1", Min: "1", Max: "32767", Commands: serving,
+		Meaning: "replication factor that is reported for a topic whose creator does not say",
+		Why:     "The object store replicates; the number is kept because clients ask for it.",
+		field:   func(s *Settings) any { return &s.DefaultReplicationFactor },
+	},
+	{
+		Name: "message-max-bytes", Group: "Topics", Default: "1048588B", Min: "1KiB", Max: "64MiB", Commands: serving,
+		Meaning: "largest record batch, as it is sent; a topic's max.message.bytes overrides it",
+		Why:     "Kafka's default: 1MiB and the 12 bytes of its oldest log header. Larger: one batch is one unit of memory everywhere.",
+		field:   func(s *Settings) any { return &s.MessageMaxBytes },
+	},
+	{
+		Name: "producer-id-expiration", Group: "Topics", Default: "24h", Min: "1m", Max: "720h", Commands: serving,
+		Meaning: "time without a write after which an idempotent producer is forgotten",
+		Why:     "Kafka's default. Shorter: a producer that slept is told its id is unknown. Longer: every short-lived producer stays in the snapshots.",
+		field:   func(s *Settings) any { return &s.ProducerIDExpiration },
+	},
+
+	{
+		Name: "memory-budget", Group: "Limits", Default: "512MiB", Min: "64MiB", Max: "1TiB", Commands: serving,
+		Meaning: "bytes in flight and caches of an agent; half as much and 128MiB come to it for the process",
+		Why:     "Smaller: clients wait before a read of their next request. Larger: the machine must have it. Give about half of the memory there is.",
+		field:   func(s *Settings) any { return &s.MemoryBudget },
+	},
+	{
+		Name: "cache-size", Group: "Limits", Default: "128MiB", Min: "1MiB", Max: "1TiB", Commands: serving,
+		Meaning: "part of memory-budget that holds blocks of the object store",
+		Why:     "Smaller: consumers that are minutes behind read the same blocks twice. Larger: less is left for requests in flight.",
+		field:   func(s *Settings) any { return &s.CacheSize },
+	},
+	{
+		Name: "max-request-bytes", Group: "Limits", Default: "100MiB", Min: "1MiB", Max: "1GiB", Commands: serving,
+		Meaning: "largest request that is read; a longer one closes the connection",
+		Why:     "Kafka's socket.request.max.bytes. Smaller: producers with large max.request.size fail. Larger: one client can take the whole budget.",
+		field:   func(s *Settings) any { return &s.MaxRequestBytes },
+	},
+	{
+		Name: "max-connections", Group: "Limits", Default: "10000", Min: "10", Max: "1000000", Commands: serving,
+		Meaning: "connections of clients to an agent; further ones are closed at once",
+		Why:     "Smaller: a large fleet of clients does not fit. Larger: each costs some 20 KiB and a file descriptor.",
+		field:   func(s *Settings) any { return &s.MaxConnections },
+	},
+	{
+		Name: "idle-timeout", Group: "Limits", Default: "10m", Min: "1s", Max: "24h", Commands: serving,
+		Meaning: "time without a request after which a connection is closed",
+		Why:     "Kafka's connections.max.idle.ms; its clients close theirs after 9m, so that they do it first.",
+		field:   func(s *Settings) any { return &s.IdleTimeout },
+	},
+
+	{
+		Name: "config", Group: "Process", Commands: all,
+		Meaning: "YAML file with settings, `name: value` a line",
+		Why:     "None is needed. It may be shared by all commands: each reads what applies to it.",
+		field:   func(s *Settings) any { return &s.Config },
+	},
+	{
+		Name: "log-level", Group: "Process", Default: "info", Choices: []string{"debug", "info", "warn", "error"}, Commands: serving,
+		Meaning: "least severe level that is logged: debug, info, warn, error",
+		Why:     "info tells what changes (leadership, connections to etcd), not what is served.",
+		field:   func(s *Settings) any { return &s.LogLevel },
+	},
+	{
+		Name: "log-format", Group: "Process", Default: "text", Choices: []string{"text", "json"}, Commands: serving,
+		Meaning: "form of the log on standard error: text, json",
+		Why:     "text for people; json for a collector.",
+		field:   func(s *Settings) any { return &s.LogFormat },
+	},
+	{
+		Name: "drain-timeout", Group: "Process", Default: "30s", Min: "0s", Max: "10m", Commands: serving,
+		Meaning: "time that SIGTERM leaves for requests in flight and for handing over leadership",
+		Why:     "Shorter: a slow upload is cut off, and its producer retries. Longer: Kubernetes kills after 30s unless told otherwise.",
+		field:   func(s *Settings) any { return &s.DrainTimeout },
+	},
+}
