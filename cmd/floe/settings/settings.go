@@ -48,15 +48,17 @@ type Settings struct {
 	AdminAddr     string // empty: no admin server
 	AdminInsecure bool
 
-	Cluster   string
-	NodeID    int
-	Zone      string
-	Etcd      []string
-	Store     string
-	Shards    int
-	LeaseTTL  time.Duration
-	EtcdQuota Bytes
-	EtcdKeep  time.Duration
+	Cluster                    string
+	NodeID                     int
+	Zone                       string
+	Etcd                       []string
+	EtcdCA, EtcdCert, EtcdKey  string
+	EtcdUser, EtcdPasswordFile string
+	Store                      string
+	Shards                     int
+	LeaseTTL                   time.Duration
+	EtcdQuota                  Bytes
+	EtcdKeep                   time.Duration
 
 	Data   string
 	Agents int

@@ -89,6 +89,36 @@ var table = []Setting{
 		field:   func(s *Settings) any { return &s.Etcd },
 	},
 	{
+		Name: "etcd-ca", Group: "Cluster", Commands: Agent | Inspect,
+		Meaning: "PEM file with the authorities that sign etcd's certificate; turns TLS on",
+		Why:     "Unless given, https endpoints are checked against the system's authorities, and others are plain text.",
+		field:   func(s *Settings) any { return &s.EtcdCA },
+	},
+	{
+		Name: "etcd-cert", Group: "Cluster", Commands: Agent | Inspect,
+		Meaning: "PEM file with the certificate that etcd knows this agent by; needs etcd-key",
+		Why:     "Whoever reaches etcd owns the cluster: let it ask for certificates.",
+		field:   func(s *Settings) any { return &s.EtcdCert },
+	},
+	{
+		Name: "etcd-key", Group: "Cluster", Commands: Agent | Inspect,
+		Meaning: "PEM file with the key of etcd-cert",
+		Why:     "It must not be readable by everyone.",
+		field:   func(s *Settings) any { return &s.EtcdKey },
+	},
+	{
+		Name: "etcd-user", Group: "Cluster", Commands: Agent | Inspect,
+		Meaning: "user of etcd; needs etcd-password-file",
+		Why:     "Empty: no login.",
+		field:   func(s *Settings) any { return &s.EtcdUser },
+	},
+	{
+		Name: "etcd-password-file", Group: "Cluster", Commands: Agent | Inspect,
+		Meaning: "file with the password of etcd-user",
+		Why:     "A file, because arguments and environments are seen by others. It must not be readable by everyone.",
+		field:   func(s *Settings) any { return &s.EtcdPasswordFile },
+	},
+	{
 		Name: "store", Group: "Cluster", Commands: Agent | Inspect,
 		Meaning: "object store: s3://BUCKET/PREFIX?region=R&endpoint=URL&driver=s3|minio or file:///DIR",
 		Why:     "No default: records must go where the operator says. Credentials come from the environment, never from here.",
@@ -113,9 +143,9 @@ var table = []Setting{
 		field:   func(s *Settings) any { return &s.Shards },
 	},
 	{
-		Name: "lease-ttl", Group: "Cluster", Default: "3s", Min: "1s", Max: "60s", Commands: serving,
+		Name: "lease-ttl", Group: "Cluster", Default: "3s", Min: "2s", Max: "60s", Commands: serving,
 		Meaning: "how long etcd keeps the leadership of an agent that is not heard of; whole seconds",
-		Why:     "Shorter: a pause of a second, or an election of etcd's, moves leadership for nothing. Longer: after a crash, partitions wait that long for a new leader. It is renewed three times within itself.",
+		Why:     "Shorter: a pause of two seconds, or a slow election of etcd's, moves leadership for nothing. Longer: after a crash, partitions wait that long for a new leader. It is renewed five times within itself.",
 		field:   func(s *Settings) any { return &s.LeaseTTL },
 	},
 	{

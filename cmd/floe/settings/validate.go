@@ -21,7 +21,10 @@ func (s *Settings) finish(cmd Command) error {
 	}
 	switch cmd {
 	case Inspect:
-		return s.checkInspect()
+		if err := s.checkInspect(); err != nil {
+			return err
+		}
+		return s.checkEtcd()
 	case Dev:
 		if err := s.checkDev(); err != nil {
 			return err
@@ -89,8 +92,22 @@ func (s *Settings) checkAgent() error {
 	if s.Store == "" {
 		return s.wrong("store", "no object store is named", "give --store 's3://BUCKET/PREFIX?region=REGION' or file:///DIR")
 	}
+	if err := s.checkEtcd(); err != nil {
+		return err
+	}
 	if !zoneName.MatchString(s.Zone) {
 		return s.wrong("zone", fmt.Sprintf("%q has characters that client.rack does not", s.Zone), "up to 64 of A-Z a-z 0-9 . _ -")
+	}
+	return nil
+}
+
+// checkEtcd wants certificate and key, and user and password, together.
+func (s *Settings) checkEtcd() error {
+	if (s.EtcdCert == "") != (s.EtcdKey == "") {
+		return s.wrong("etcd-cert", "certificate and key are of use only together", "give both --etcd-cert and --etcd-key")
+	}
+	if (s.EtcdUser == "") != (s.EtcdPasswordFile == "") {
+		return s.wrong("etcd-user", "user and password are of use only together", "give both --etcd-user and --etcd-password-file")
 	}
 	return nil
 }

@@ -1,0 +1,66 @@
+# Floe's targets. `make` alone lists them.
+
+GO      ?= go
+PKG     ?= ./...
+# Flags for every go test below, such as GOFLAGS_TEST=-json.
+GOFLAGS_TEST ?=
+TAGS    := integration
+
+# The race detector needs a C compiler; without one the tests run all the same.
+RACE    := $(shell [ "$$($(GO) env CGO_ENABLED)" = 1 ] && command -v "$$($(GO) env CC | cut -d' ' -f1)" >/dev/null 2>&1 && echo -race)
+
+.DEFAULT_GOAL := help
+.PHONY: help build run test check integration bench fuzz sim docs clean
+
+help: ## list the targets
+	@echo 'make TARGET, where TARGET is'
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  %-12s %s\n' "$$name" "$$what"; done
+
+build: ## build bin/floe, static
+	@echo '==> building bin/floe'
+	@CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=auto -o bin/floe ./cmd/floe
+
+run: build ## build and start floe dev; ARGS='--agents 3' adds flags
+	@bin/floe dev $(ARGS)
+
+test: ## run the tests, which need only Go and make
+	@echo '==> tests of $(PKG)$(if $(RACE), with the race detector, without the race detector: it needs a C compiler)'
+	@$(GO) test $(RACE) -timeout 10m $(GOFLAGS_TEST) $(PKG)
+
+check: ## formatting, vet, staticcheck, go.mod
+	@echo '==> gofmt'
+	@bad="$$(gofmt -l $$($(GO) list -f '{{.Dir}}' -tags $(TAGS) ./...))"; [ -z "$$bad" ] || { echo "not formatted (run gofmt -w):"; echo "$$bad"; exit 1; }
+	@echo '==> go vet'
+	@$(GO) vet ./...
+	@$(GO) vet -tags $(TAGS) ./...
+	@echo '==> staticcheck'
+	@$(GO) tool staticcheck ./...
+	@$(GO) tool staticcheck -tags $(TAGS) ./...
+	@echo '==> go mod tidy'
+	@$(GO) mod tidy -diff
+
+integration: ## run the tests against real etcd, MinIO and clients
+	@echo '==> integration tests'
+	@$(GO) test -tags $(TAGS) -count=1 -timeout 30m $(GOFLAGS_TEST) ./integration/...
+
+bench: ## run the benchmarks; BENCH=regexp and PKG=./dir choose
+	@echo '==> benchmarks of $(PKG)'
+	@$(GO) test -run '^$$' -bench '$(or $(BENCH),.)' -benchmem $(PKG)
+
+fuzz: ## run each fuzz target for FUZZTIME (10s); FUZZ=regexp chooses
+	@set -e; grep -rEo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sed 's|/[^/]*:func |:|' | sort -u | while IFS=: read -r dir name; do \
+		if ! echo "$$name" | grep -qE '$(or $(FUZZ),.)'; then continue; fi; \
+		echo "==> fuzzing $$dir $$name for $(or $(FUZZTIME),10s)"; \
+		$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(or $(FUZZTIME),10s) "$$dir" </dev/null; \
+	done
+
+sim: ## run the simulation over SEEDS (100) seeds; SEED=n replays one
+	@echo '==> simulation, $(if $(SEED),seed $(SEED),$(or $(SEEDS),100) seeds)'
+	@$(GO) test -count=1 -timeout 60m -v ./integration/sim -args $(if $(SEED),-seed=$(SEED),-seeds=$(or $(SEEDS),100))
+
+docs: ## write docs/configuration.md from the table of settings
+	@$(GO) run ./cmd/floe settings --markdown >docs/configuration.md.new && mv docs/configuration.md.new docs/configuration.md
+
+clean: ## delete bin and cached test results; .cache (etcd, MinIO) stays
+	@rm -rf bin
+	@$(GO) clean -testcache
