@@ -1,0 +1,266 @@
+// Package cache serves byte ranges of segments from memory: the newest from what this
+// agent has uploaded itself, the rest from fixed-size blocks that it reads through from
+// the object store.
+//
+// A block is kept as far as somebody needed it: its bytes from its aligned start up to the
+// greatest end that a reader knew to exist, because the size of an object is not known
+// and nothing beyond a known end is ever asked for. A later reader that knows more has the
+// rest appended; no byte is fetched twice while it stays cached.
+//
+// Invariants:
+//  1. Bytes that came from the store are verified before they are served, once for each
+//     time they are loaded: a block remembers which of its bytes passed. Bytes that fail
+//     are dropped, fetched again once, and then reported as objstore.ErrCorrupt.
+//  2. Blocks, offered segments and GETs in flight together hold at most Options.Capacity
+//     bytes. Slices that readers still hold after an eviction are the readers' to account.
+//  3. One GET at a time for a block, however many readers wait for it. It belongs to the
+//     cache, not to the reader that came first, and ends before Close returns.
+//  4. No lock is held while anything waits, reads or verifies.
+//
+// It does not retry, hedge or time out requests: decorators of the store do. All methods
+// may be called concurrently.
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+	"sync/atomic"
+
+	"github.com/floelog/floe/tiering"
+	"github.com/floelog/floe/tiering/objstore"
+)
+
+// ErrClosed says that a read needed the store after Close.
+var ErrClosed = errors.New("cache closed")
+
+// Defaults of Options.
+const (
+	// DefaultBlockSize: not smaller, since every GET is billed alike and takes some 20 ms
+	// to its first byte, so that 1 TiB in blocks of 256 KiB costs eight times as much as in
+	// these; not larger, since a reader of one small extent waits for the block around it,
+	// 20 ms more for every 2 MiB, and evicts as much.
+	DefaultBlockSize = 2 << 20
+
+	// DefaultMaxGets: not smaller, since one GET streams at some 100 MB/s and it takes
+	// this many to fill a fast network; not larger, since each holds a block of memory.
+	DefaultMaxGets = 32
+
+	// DefaultReadAhead blocks: not smaller, since a GET's 40 ms at a consumer's 200 MB/s
+	// are four blocks; not larger, since a consumer that stops has them fetched in vain.
+	DefaultReadAhead = 4
+)
+
+const (
+	minBlockSize = 4 << 10
+	minBlocks    = 4 // the capacity must hold: two in flight and two cached
+	maxBlockSize = 1 << 30
+)
+
+// Options bound a cache. Zero values, except Capacity, stand for the defaults.
+type Options struct {
+	Capacity  int64 // bytes held at most, at least four blocks
+	BlockSize int64 // bytes
+	MaxGets   int   // at a time; fewer if their blocks would fill half of the capacity
+	ReadAhead int   // blocks fetched ahead of a sequential reader; negative for none
+}
+
+func (o Options) withDefaults() (Options, error) {
+	if o.BlockSize == 0 {
+		o.BlockSize = DefaultBlockSize
+	}
+	if o.MaxGets == 0 {
+		o.MaxGets = DefaultMaxGets
+	}
+	if o.ReadAhead == 0 {
+		o.ReadAhead = DefaultReadAhead
+	}
+	switch {
+	case o.BlockSize < minBlockSize || o.BlockSize > maxBlockSize:
+		return o, fmt.Errorf("cache block size is %d bytes: want %d to %d", o.BlockSize, minBlockSize, maxBlockSize)
+	case o.Capacity < minBlocks*o.BlockSize:
+		return o, fmt.Errorf("cache capacity is %d bytes: want at least %d, %d blocks of %d bytes",
+			o.Capacity, minBlocks*o.BlockSize, minBlocks, o.BlockSize)
+	case o.MaxGets < 1:
+		return o, fmt.Errorf("cache GETs at a time is %d: want at least 1", o.MaxGets)
+	}
+	o.MaxGets = int(min(int64(o.MaxGets), o.Capacity/2/o.BlockSize))
+	return o, nil
+}
+
+// Verify reports whether the slices together are the bytes that were stored, or an error
+// that wraps objstore.ErrCorrupt. It must be able to tell from the bytes of any range that
+// is read, which for segment.VerifyBatches are whole record batches.
+type Verify func(slices [][]byte) error
+
+// Range is a byte range of a segment, as extents name it.
+type Range struct {
+	Segment  tiering.SegmentID
+	Position tiering.Position
+	Length   int // bytes, at least 1
+
+	// End is the greatest position up to which the segment is known to have bytes that
+	// are of use soon: the end of the run of extents that a reader will go on with. What
+	// lies in the last block of the range and before End is fetched with it, and
+	// sequential readers have blocks up to End fetched ahead. Zero stands for the end of
+	// the range itself.
+	End tiering.Position
+}
+
+func (r Range) end() int64 { return int64(r.Position) + int64(r.Length) }
+
+func (r Range) String() string {
+	return fmt.Sprintf("segment %s, %d bytes at %d", r.Segment, r.Length, r.Position)
+}
+
+// Cache is a bounded read-through cache of segments.
+type Cache struct {
+	store  objstore.Store
+	verify Verify
+	opts   Options
+	slots  chan struct{} // one element per GET in flight
+	ledger *ledger
+
+	stripes [stripeCount]stripe
+
+	gets, getErrors, gotBytes, corrupt atomic.Int64 // see Stats
+
+	// lifetime ends with Close. It is that of the fetches, which outlive the calls that
+	// start them; so it is kept here, unlike the contexts of calls.
+	lifetime context.Context
+	end      context.CancelFunc
+	fetches  sync.WaitGroup
+
+	mu     sync.Mutex
+	closed bool // no fetch starts any more
+}
+
+// New returns a cache over store. Whatever is read must satisfy verify, see there. Close
+// it after use.
+func New(store objstore.Store, verify Verify, opts Options) (*Cache, error) {
+	opts, err := opts.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	c := &Cache{
+		store:  store,
+		verify: verify,
+		opts:   opts,
+		slots:  make(chan struct{}, opts.MaxGets),
+		ledger: newLedger(opts.Capacity, opts.BlockSize),
+	}
+	for i := range c.stripes {
+		c.stripes[i].blocks = make(map[blockKey]*block)
+		c.stripes[i].tails = make(map[tiering.SegmentID]*tail)
+	}
+	c.lifetime, c.end = context.WithCancel(context.Background())
+	return c, nil
+}
+
+// Close ends the GETs in flight, whose readers get ErrClosed, and waits for them.
+func (c *Cache) Close() {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.end()
+	c.fetches.Wait()
+}
+
+// Read appends to dst slices that together are exactly the range. They are shared: nobody
+// may change their bytes. They stay valid for as long as they are held.
+//
+// The error is objstore.ErrCorrupt if the bytes do not verify even when fetched again,
+// ErrClosed, ctx's, or the store's, objstore.ErrNotFound among them; then dst is
+// returned as it came. When ctx ends, the GETs under way go on for whoever comes next.
+func (c *Cache) Read(ctx context.Context, r Range, dst [][]byte) ([][]byte, error) {
+	if r.Segment.IsZero() || r.Position < 0 || r.Length < 1 || int64(r.Position) > math.MaxInt64-maxBlockSize-int64(r.Length) {
+		return dst, fmt.Errorf("cache: no such range: %s", r)
+	}
+	if out, ok := c.readTail(r, dst); ok {
+		return out, nil
+	}
+	out, err := c.readBlocks(ctx, r, dst)
+	if errors.Is(err, objstore.ErrCorrupt) {
+		// A flip on the way or in memory is gone with the next GET.
+		out, err = c.readBlocks(ctx, r, dst)
+	}
+	if err != nil {
+		return dst, fmt.Errorf("reading %s: %w", r, err)
+	}
+	return out, nil
+}
+
+// part is what a block contributes to a range: its bytes from lo to hi.
+type part struct {
+	block   *block
+	content *content // nil until flight has landed
+	flight  *flight
+	lo, hi  int64
+}
+
+func (c *Cache) readBlocks(ctx context.Context, r Range, dst [][]byte) ([][]byte, error) {
+	size := c.opts.BlockSize
+	first, last := int64(r.Position)/size, (r.end()-1)/size
+	useful := max(int64(r.End), r.end())
+	var few [4]part // the usual range needs no allocation
+	parts := few[:0]
+	sequential := false
+	for n := first; n <= last; n++ {
+		p := part{lo: max(int64(r.Position)-n*size, 0), hi: min(r.end()-n*size, size)}
+		continues, err := c.find(blockKey{r.Segment, n}, &p, min(useful-n*size, size))
+		if err != nil {
+			return dst, err
+		}
+		sequential = sequential || n == first && continues
+		parts = append(parts, p)
+	}
+	if useful > r.end() && c.opts.ReadAhead > 0 {
+		if sequential || int64(r.Position)%size == 0 && c.wasReadToItsEnd(blockKey{r.Segment, first - 1}) {
+			c.readAhead(r.Segment, parts[len(parts)-1].block, last, useful)
+		}
+	}
+	out, verified := dst, true
+	for i := range parts {
+		p := &parts[i]
+		if err := c.await(ctx, p, min(useful-(first+int64(i))*size, size)); err != nil {
+			return dst, err
+		}
+		out = p.content.appendRange(out, p.lo, p.hi)
+		verified = verified && p.content.isVerified(p.lo, p.hi)
+	}
+	if verified {
+		return out, nil
+	}
+	if err := c.verify(out[len(dst):]); err != nil {
+		c.corrupt.Add(1)
+		c.drop(parts)
+		return dst, err
+	}
+	c.markVerified(parts)
+	return out, nil
+}
+
+// await waits until the part's content is there, ordering more of it if the flight that
+// was waited for brought too little.
+func (c *Cache) await(ctx context.Context, p *part, fill int64) error {
+	for p.content == nil {
+		select {
+		case <-p.flight.done:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		if p.flight.err != nil {
+			return p.flight.err
+		}
+		if p.flight.content.filled() >= p.hi {
+			p.content = p.flight.content
+			return nil
+		}
+		if _, err := c.find(p.block.key, p, fill); err != nil {
+			return err
+		}
+	}
+	return nil
+}
