@@ -2,11 +2,12 @@
 // Client speaks to a cluster (Open); an Embedded is a server with one member inside this
 // process, whose clients do without a network.
 //
-// Transactions are sent once. clientv3 repeats a change only when no connection existed
-// to send it on, or when the server refused its login token unread; gRPC's own retries
-// are turned off, but for requests that never left the process. So what returns an error
-// was applied at most once, and its outcome is unknown (invariant 2 of package metadata).
-// Reads are repeated by clientv3 until their context ends.
+// Transactions are sent once. clientv3 repeats a change when no connection existed to send
+// it on, when the server refused its login token unread, and, which once prevents, when a
+// server answers that its context ended; gRPC's own retries are turned off, but for
+// requests that no server has read. So what returns an error was applied at most once, and
+// its outcome is unknown (invariant 2 of package metadata). Reads are repeated by clientv3
+// while no server is available.
 //
 // All exported methods may be called concurrently.
 package etcd

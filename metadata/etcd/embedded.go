@@ -4,12 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/url"
+	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"go.etcd.io/etcd/client/pkg/v3/fileutil"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.uber.org/zap/zapcore"
@@ -35,11 +39,6 @@ const (
 	// make starts slow.
 	tick            = 50 * time.Millisecond
 	electionTimeout = 5 * tick
-
-	// batchInterval is how often the database file is written behind the raft log, which
-	// is what makes a transaction durable. A transaction that meets the write waits for
-	// it: shorter would make more of them wait, longer makes each write larger.
-	batchInterval = 500 * time.Millisecond
 )
 
 // EmbeddedConfig says where an embedded server keeps its data.
@@ -54,9 +53,11 @@ type EmbeddedConfig struct {
 // acknowledged is on disk (fsync).
 type Embedded struct {
 	server  *embed.Etcd
+	lock    io.Closer
 	closing *atomic.Bool // what etcd says of its own end is not passed on
 
 	mu      sync.Mutex
+	closed  bool
 	clients []*Client
 }
 
@@ -67,15 +68,25 @@ func StartEmbedded(ctx context.Context, cfg EmbeddedConfig) (*Embedded, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start embedded etcd: %w", err)
 	}
+	lock, err := lockDir(cfg.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("start embedded etcd in %s: %w", cfg.Dir, err)
+	}
+	started := false
+	defer func() {
+		if !started {
+			_ = lock.Close() // the reason for not starting is worth more
+		}
+	}()
 	conf.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapLogger(cfg.Logger, zapcore.WarnLevel, closing))
 	server, err := embed.StartEtcd(conf)
 	if err != nil {
 		return nil, fmt.Errorf("start embedded etcd in %s: %w", cfg.Dir, err)
 	}
-	e := &Embedded{server: server, closing: closing}
 	select {
 	case <-server.Server.ReadyNotify():
-		return e, nil
+		started = true
+		return &Embedded{server: server, lock: lock, closing: closing}, nil
 	case <-server.Server.StopNotify():
 		err = errors.New("server stopped")
 	case err = <-server.Err():
@@ -84,6 +95,19 @@ func StartEmbedded(ctx context.Context, cfg EmbeddedConfig) (*Embedded, error) {
 	}
 	server.Close()
 	return nil, fmt.Errorf("start embedded etcd in %s: %w", cfg.Dir, err)
+}
+
+// lockDir makes the directory and locks it: etcd itself would wait without end, and
+// without a word, for another process that uses it.
+func lockDir(dir string) (io.Closer, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	lock, err := fileutil.TryLockFile(filepath.Join(dir, "floe.lock"), os.O_CREATE|os.O_WRONLY, 0o600)
+	if errors.Is(err, fileutil.ErrLocked) {
+		return nil, errors.New("another process uses this directory: stop it, or choose another directory")
+	}
+	return lock, err
 }
 
 func embeddedConfig(cfg EmbeddedConfig) (*embed.Config, error) {
@@ -108,7 +132,6 @@ func embeddedConfig(cfg EmbeddedConfig) (*embed.Config, error) {
 	conf.ElectionMs = uint(electionTimeout.Milliseconds())
 	conf.SnapshotCount = snapshotCount
 	conf.SnapshotCatchUpEntries = catchUpEntries
-	conf.BackendBatchInterval = batchInterval
 	conf.BackendFreelistType = "map"
 	conf.AutoCompactionRetention = "0" // agents compact
 	conf.QuotaBackendBytes = cfg.Quota
@@ -123,8 +146,8 @@ func embeddedConfig(cfg EmbeddedConfig) (*embed.Config, error) {
 func (e *Embedded) NewClient() *Client {
 	c := newClient(v3client.New(e.server.Server))
 	e.mu.Lock()
+	defer e.mu.Unlock()
 	e.clients = append(e.clients, c)
-	e.mu.Unlock()
 	return c
 }
 
@@ -139,14 +162,17 @@ func (e *Embedded) Endpoint() string {
 // Close closes all clients, stops the server and waits for it.
 func (e *Embedded) Close() error {
 	e.mu.Lock()
-	clients := e.clients
-	e.clients = nil
+	closed, clients := e.closed, e.clients
+	e.closed, e.clients = true, nil
 	e.mu.Unlock()
+	if closed {
+		return nil
+	}
 	var errs []error
 	for _, c := range clients {
 		errs = append(errs, c.Close())
 	}
 	e.closing.Store(true)
 	e.server.Close()
-	return errors.Join(errs...)
+	return errors.Join(append(errs, e.lock.Close())...)
 }

@@ -13,6 +13,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap/zapcore"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/floelog/floe/metadata"
 )
@@ -61,7 +63,7 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 		Username:             cfg.Username,
 		Password:             cfg.Password,
 		Logger:               zapLogger(cfg.Logger, zapcore.ErrorLevel, nil), // its warnings are errors of calls, which return them
-		DialOptions:          []grpc.DialOption{grpc.WithDisableRetry()},
+		DialOptions:          []grpc.DialOption{grpc.WithDisableRetry(), grpc.WithChainUnaryInterceptor(once)},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("connect to etcd at %s: %w", all, err)
@@ -79,6 +81,20 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 		err = errors.Join(err, closeErr)
 	}
 	return nil, err
+}
+
+// once keeps clientv3, whose retries are outside of it, from repeating a call: it repeats
+// any, changes too, that a server answers with the status of an ended context while the
+// caller's own context lives.
+func once(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	err := invoke(ctx, method, req, reply, conn, opts...)
+	switch status.Code(err) {
+	case codes.Canceled, codes.DeadlineExceeded:
+		if ctx.Err() == nil {
+			return status.Errorf(codes.Unknown, "server's context ended: %v", err)
+		}
+	}
+	return err
 }
 
 // serverVersion asks all endpoints and returns the first answer, or the first error if
