@@ -29,8 +29,9 @@ type RetryConfig struct {
 
 	// The budget of retries, over all calls: every call pays in BudgetRatio (default
 	// 0.2), every second BudgetPerSecond (default 1, for quiet agents), up to
-	// BudgetBurst (default 50); a retry takes 1. So a store that fails every request
-	// sees 1.2 times the requests, not Attempts times.
+	// BudgetBurst (default 50); a retry takes 1. So a store that fails every request of
+	// a busy agent sees 1.2 times the requests, not Attempts times, and of a quiet one
+	// at most a retry a second.
 	BudgetRatio, BudgetPerSecond, BudgetBurst float64
 }
 
