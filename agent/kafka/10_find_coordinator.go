@@ -1,0 +1,72 @@
+package kafka
+
+import (
+	"context"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/floelog/floe/tiering"
+)
+
+// FindCoordinator: v0-6
+//
+// The coordinator of a group or transactional id is the agent that leads the shard of
+// its name's hash.
+//
+//   - v1: transactional ids (KIP-98); v3: flexible; v4: many keys at once (KIP-699)
+//   - v5: TRANSACTION_ABORTABLE, never answered here (KIP-890)
+//   - v6: share groups (KIP-932): not served, INVALID_REQUEST
+
+const (
+	coordinatorOfGroup = 0
+	coordinatorOfTxn   = 1
+)
+
+// CoordinatorShard returns the shard of a consumer group's or a transactional id's
+// coordinator. It is part of how a cluster's state is laid out: never change it.
+func CoordinatorShard(key string, shards uint32) tiering.ShardID {
+	h := uint32(2166136261) // FNV-1a, its bits mixed once more for small numbers of shards
+	for i := range len(key) {
+		h = (h ^ uint32(key[i])) * 16777619
+	}
+	h ^= h >> 16
+	h *= 0x85ebca6b
+	h ^= h >> 13
+	return tiering.ShardID(h % shards)
+}
+
+func (h *Handler) findCoordinator(_ context.Context, req *kmsg.FindCoordinatorRequest) kmsg.Response {
+	resp := req.ResponseKind().(*kmsg.FindCoordinatorResponse)
+	v := h.view()
+	if req.Version >= 4 {
+		resp.Coordinators = make([]kmsg.FindCoordinatorResponseCoordinator, 0, len(req.CoordinatorKeys))
+		for _, key := range req.CoordinatorKeys {
+			resp.Coordinators = append(resp.Coordinators, v.coordinator(key, req.CoordinatorType))
+		}
+		return resp
+	}
+	c := v.coordinator(req.CoordinatorKey, req.CoordinatorType)
+	resp.ErrorCode, resp.ErrorMessage = c.ErrorCode, c.ErrorMessage
+	resp.NodeID, resp.Host, resp.Port = c.NodeID, c.Host, c.Port
+	return resp
+}
+
+func (v view) coordinator(key string, kind int8) kmsg.FindCoordinatorResponseCoordinator {
+	c := kmsg.NewFindCoordinatorResponseCoordinator()
+	c.Key, c.NodeID, c.Port = key, -1, -1
+	if kind != coordinatorOfGroup && kind != coordinatorOfTxn {
+		c.ErrorCode = kerr.InvalidRequest.Code
+		c.ErrorMessage = kmsg.StringPtr("coordinators are those of groups (0) and transactional ids (1)")
+		return c
+	}
+	node, _ := v.leader(CoordinatorShard(key, v.h.Cluster.Shards()))
+	i := v.index(node)
+	if i < 0 {
+		c.ErrorCode = kerr.CoordinatorNotAvailable.Code
+		c.ErrorMessage = kmsg.StringPtr(kerr.CoordinatorNotAvailable.Description)
+		return c
+	}
+	c.NodeID, c.Host, c.Port = node, v.agents[i].Host, v.agents[i].Port
+	return c
+}

@@ -1,0 +1,155 @@
+// Package kafka serves the Kafka APIs: one file per API key, named by its number, each
+// opening with the versions served, what is promised and the KIPs it follows. api.go
+// has the table of all of them, from which ApiVersions is derived; errors.go is where Go
+// errors become Kafka's codes; ports.go declares what the agent hands in.
+//
+//  1. What the table does not list is not advertised and not served.
+//  2. Every request gets Kafka's own answer, whatever is in it: no body makes a handler
+//     panic, and what it costs is bounded by the frame and by Settings.
+//  3. Answers that change a client's state (an unknown topic, an offset) are never given
+//     from a copy that may lag: a miss asks the metadata store first.
+//  4. A batch's bytes are those of the request's frame, which stays charged to its budget
+//     until the batch is done with and the response is written.
+//
+// A Handler serves any number of connections concurrently. It starts no goroutine of its
+// own that outlives the call it serves, but for the timer of a produce request.
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/floelog/floe/agent/kafka/topicconfig"
+	"github.com/floelog/floe/metadata/catalogue"
+)
+
+// Settings are the plain values that the handlers go by.
+type Settings struct {
+	AutoCreateTopics  bool  // auto.create.topics.enable: a Metadata request may create topics
+	NumPartitions     int32 // num.partitions: of topics that are created without a number
+	ReplicationFactor int16 // default.replication.factor: reported, without effect on durability
+
+	// MaxPartitions bounds one topic. Each partition costs every agent memory.
+	MaxPartitions int32
+
+	// TopicDefaults override the defaults of topic configs, by topic config name.
+	TopicDefaults map[string]string
+
+	// FetchMaxBytes bounds one fetch response. Smaller: consumers that catch up make more
+	// round trips. Larger: few consumers hold much memory. Kafka has 55 MiB.
+	FetchMaxBytes int
+
+	// FetchMaxWait bounds how long a fetch may wait. Longer waits would keep dead
+	// connections; none of the usual clients asks for more than a minute.
+	FetchMaxWait time.Duration
+
+	// MaxFetchSessions and MaxFetchSessionPartitions bound the cache of fetch sessions. A
+	// client without a session still works, with larger requests; a partition costs some
+	// 250 bytes. Kafka has 1000 sessions and no bound on partitions.
+	MaxFetchSessions, MaxFetchSessionPartitions int
+
+	// StoreName is what DescribeLogDirs calls the object store. No credentials.
+	StoreName string
+
+	// BrokerConfigs are further read-only settings of the agent that DescribeConfigs
+	// shows, by Kafka's name of each. No credentials.
+	BrokerConfigs map[string]string
+}
+
+// DefaultSettings returns Kafka's defaults where it has one.
+func DefaultSettings() Settings {
+	return Settings{
+		AutoCreateTopics: true, NumPartitions: 1, ReplicationFactor: 1, MaxPartitions: 10_000,
+		FetchMaxBytes: 55 << 20, FetchMaxWait: 5 * time.Minute,
+		MaxFetchSessions: 1000, MaxFetchSessionPartitions: 200_000,
+		StoreName: "object-store",
+	}
+}
+
+// Validate reports the first setting that makes no sense, and what would.
+func (s Settings) Validate() error {
+	switch {
+	case s.NumPartitions < 1 || s.NumPartitions > s.MaxPartitions:
+		return fmt.Errorf("num.partitions is %d: want 1 to %d", s.NumPartitions, s.MaxPartitions)
+	case s.ReplicationFactor < 1:
+		return fmt.Errorf("default.replication.factor is %d: want 1 or more", s.ReplicationFactor)
+	case s.MaxPartitions < 1 || s.MaxPartitions > catalogue.MaxPartitions:
+		return fmt.Errorf("max partitions of a topic is %d: want 1 to %d", s.MaxPartitions, catalogue.MaxPartitions)
+	case s.FetchMaxBytes < 1<<10 || s.FetchMaxBytes > 1<<30:
+		return fmt.Errorf("fetch.max.bytes is %d: want 1024 to %d", s.FetchMaxBytes, 1<<30)
+	case s.FetchMaxWait <= 0:
+		return fmt.Errorf("longest fetch wait is %v: want more than 0", s.FetchMaxWait)
+	case s.MaxFetchSessions < 0 || s.MaxFetchSessionPartitions < 0:
+		return errors.New("fetch session limits are negative: want 0 for no sessions, or more")
+	}
+	if err := topicconfig.Validate(s.TopicDefaults, nil); err != nil {
+		return fmt.Errorf("default topic configs: %w", err)
+	}
+	return nil
+}
+
+// Config holds the settings and what else a Handler needs besides its parts.
+type Config struct {
+	Settings Settings
+	Now      func() time.Time // wall clock
+	Random   io.Reader        // for session ids; safe for concurrent use
+}
+
+// Handler serves the Kafka APIs.
+type Handler struct {
+	Parts
+	settings Settings
+	now      func() time.Time
+	sessions *sessionCache
+	topics   settingsCache
+}
+
+// New returns a Handler, or says what is missing or wrong.
+func New(parts Parts, cfg Config) (*Handler, error) {
+	if err := cfg.Settings.Validate(); err != nil {
+		return nil, err
+	}
+	if parts.Topics == nil || parts.Changes == nil || parts.Cluster == nil || parts.Producer == nil || parts.Reader == nil ||
+		parts.Offsets == nil || parts.Records == nil || parts.ProducerIDs == nil || cfg.Now == nil || cfg.Random == nil {
+		return nil, errors.New("kafka handler: a part, the clock or the source of randomness is missing")
+	}
+	h := &Handler{Parts: parts, settings: cfg.Settings, now: cfg.Now}
+	h.sessions = newSessionCache(cfg.Settings, cfg.Random, cfg.Now)
+	h.topics.defaults = cfg.Settings.TopicDefaults
+	return h, nil
+}
+
+// minTimeout: cutting a change short leaves its outcome unknown, which helps nobody.
+// maxTimeout: nobody waits longer for an answer, but a client can ask for 24 days.
+const (
+	minTimeout = time.Second
+	maxTimeout = 2 * time.Minute
+)
+
+// withTimeout bounds ctx by a timeout that a client asked for.
+func withTimeout(ctx context.Context, millis int32) (context.Context, context.CancelFunc) {
+	d := time.Duration(millis) * time.Millisecond
+	return context.WithTimeout(ctx, min(max(d, minTimeout), maxTimeout))
+}
+
+// parallel bounds the changes that one request has under way. Fewer would make a client
+// wait for each in turn; more would push the journals' appends aside.
+const parallel = 8
+
+// each calls f for 0 to n-1, several at a time, and returns when all are done.
+func each(n int, f func(i int)) {
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, parallel)
+	for i := range n {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			f(i)
+		})
+	}
+	wg.Wait()
+}

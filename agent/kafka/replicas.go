@@ -1,0 +1,58 @@
+package kafka
+
+import (
+	"slices"
+
+	"github.com/floelog/floe/metadata/catalogue"
+	"github.com/floelog/floe/tiering"
+)
+
+// view is who is live at one time, so that all parts of one response agree.
+type view struct {
+	h      *Handler
+	agents []Agent // by node id
+}
+
+func (h *Handler) view() view { return view{h, h.Cluster.Agents()} }
+
+// controller returns the node that clients send changes of topics to. Any agent can take
+// them; that all name the same one keeps clients from switching. -1: nobody is live.
+func (v view) controller() int32 {
+	if len(v.agents) == 0 {
+		return -1
+	}
+	return v.agents[0].NodeID
+}
+
+func (v view) index(node int32) int {
+	return slices.IndexFunc(v.agents, func(a Agent) bool { return a.NodeID == node })
+}
+
+// leader returns who leads the shard, always one of the live agents: if the leader is
+// not among them (any more, or yet), the shard's number picks another. -1: nobody is live.
+func (v view) leader(shard tiering.ShardID) (node int32, epoch tiering.LeaderEpoch) {
+	node, epoch = v.h.Cluster.Leader(shard)
+	if len(v.agents) == 0 {
+		return -1, epoch
+	}
+	if v.index(node) < 0 {
+		node = v.agents[int(shard)%len(v.agents)].NodeID
+	}
+	return node, epoch
+}
+
+// replicas returns what clients are told of a partition's replicas: the leader and, for
+// appearance's sake, as many further agents as the topic's replication factor asks for.
+// Any agent can serve any partition, so all are in sync.
+func (v view) replicas(t *catalogue.Topic, leader int32) []int32 {
+	i := v.index(leader)
+	if i < 0 {
+		return []int32{}
+	}
+	n := min(max(int(t.ReplicationFactor), 1), len(v.agents))
+	nodes := make([]int32, n)
+	for k := range nodes {
+		nodes[k] = v.agents[(i+k)%len(v.agents)].NodeID
+	}
+	return nodes
+}
