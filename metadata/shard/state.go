@@ -108,6 +108,28 @@ func (s *State) Partitions() []tiering.TopicPartition {
 	return out
 }
 
+// Topics returns the set of topics that have partitions with state.
+func (s *State) Topics() map[tiering.TopicID]struct{} {
+	out := map[tiering.TopicID]struct{}{}
+	for tp := range s.partitions {
+		out[tp.Topic] = struct{}{}
+	}
+	return out
+}
+
+// ProducersBefore returns how many producers ExpireProducers{before} would forget.
+func (s *State) ProducersBefore(before int64) int {
+	n := 0
+	for _, p := range s.partitions {
+		for _, e := range p.producers {
+			if e.updated < before {
+				n++
+			}
+		}
+	}
+	return n
+}
+
 // Sessions returns the agent sessions whose last submission is remembered, in order.
 func (s *State) Sessions() []tiering.SessionID {
 	out := make([]tiering.SessionID, 0, len(s.submissions))
@@ -142,13 +164,16 @@ func (p *Partition) LastEpoch() tiering.LeaderEpoch {
 }
 
 // EpochEnd answers OffsetForLeaderEpoch (KIP-101, KIP-279): the largest epoch not above
-// the one asked for, and the offset after its last record. Epoch -1 and offset -1 if no
-// such epoch is known.
+// the one asked for, and the offset after its last record. An epoch before all that are
+// left gets itself and the start of the first one left, as in Kafka: its records are
+// gone, but that is no divergence. Epoch -1 and offset -1 if nothing is known.
 func (p *Partition) EpochEnd(epoch tiering.LeaderEpoch) (tiering.LeaderEpoch, tiering.Offset) {
 	i := sort.Search(len(p.Epochs), func(i int) bool { return p.Epochs[i].Epoch > epoch })
 	switch {
-	case i == 0:
+	case epoch < 0 || len(p.Epochs) == 0:
 		return -1, -1
+	case i == 0:
+		return epoch, p.Epochs[0].Start
 	case i == len(p.Epochs):
 		return p.Epochs[i-1].Epoch, p.Next
 	}

@@ -1,0 +1,337 @@
+// Package agent composes one Floe agent of its parts and owns every long-lived goroutine:
+// it starts them, and Run returns when all of them have ended.
+//
+//	catalogue, agents   mirrors of topics and of who is alive        metadata/...
+//	journals            views of all shards, leadership of some      metadata/journal
+//	a life              session, produce pipeline, duties            life.go
+//	reader              fetches and offset look-ups                  agent/fetch
+//	kafka               the protocol                                 agent/kafka, protocol
+//	peer                submissions from other agents                agent/peer
+//
+// What must exist once per process life is made in New and Run; what hangs on the
+// registration in etcd is a life, and is made anew when the session is lost.
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/floelog/floe/agent/fetch"
+	"github.com/floelog/floe/agent/kafka"
+	"github.com/floelog/floe/agent/peer"
+	"github.com/floelog/floe/metadata"
+	"github.com/floelog/floe/metadata/catalogue"
+	"github.com/floelog/floe/metadata/journal"
+	"github.com/floelog/floe/metadata/membership"
+	"github.com/floelog/floe/metadata/shard"
+	"github.com/floelog/floe/protocol"
+	"github.com/floelog/floe/tiering"
+	"github.com/floelog/floe/tiering/cache"
+	"github.com/floelog/floe/tiering/objstore"
+	"github.com/floelog/floe/tiering/segment"
+)
+
+// Config is what an agent needs to know. cmd/floe's table of settings explains the values.
+type Config struct {
+	Cluster      string // name in the metadata store
+	NodeID       int32  // 0: the lowest that is free
+	Advertise    string // host:port that Kafka clients are told
+	RPCAdvertise string // host:port that other agents are told
+	Zone         string
+	Version      string
+	Shards       uint32 // of a cluster that does not exist yet
+	LeaseTTL     time.Duration
+	History      time.Duration // how long the metadata store keeps old revisions
+
+	FlushBytes  int64
+	FlushAge    time.Duration
+	FlushIdle   bool
+	Uploads     int
+	InlineMax   int
+	InlineRate  float64 // bytes per second
+	RollupAge   time.Duration
+	RollupBytes int64
+
+	Kafka          kafka.Settings
+	ProducerExpiry time.Duration
+
+	RequestMemory   int64 // bytes that requests in flight may hold
+	CacheBytes      int64
+	MaxRequestBytes int32
+	MaxConnections  int
+	IdleTimeout     time.Duration
+	DrainTimeout    time.Duration
+}
+
+// Parts are the components that an agent works with.
+type Parts struct {
+	Meta        metadata.Store
+	Objects     objstore.Store // with retries and metrics around it
+	Log         *slog.Logger
+	Registry    prometheus.Registerer
+	Listener    net.Listener // for Kafka clients; nil: none, as in a simulation, see Ports
+	RPCListener net.Listener // for other agents; nil: they reach SequenceHere by Peers
+	Peers       Peers        // nil: gRPC to the other agents' RPC addresses
+}
+
+// Peers asks other agents to sequence; see peer.Client.
+type Peers interface {
+	Sequence(ctx context.Context, addr string, id tiering.ShardID, s *shard.Submission) ([]shard.Outcome, error)
+	Close()
+}
+
+const (
+	// uploadTime is how long a flush is tried to be stored, with all retries, before its
+	// producers are told to try again. Longer than a store's usual trouble, shorter than the
+	// two minutes after which producers give up.
+	uploadTime = 60 * time.Second
+	// maxShardInline bounds the inline bytes that a shard's state may hold until its
+	// roll-up, for when the object store is down: then writes wait for it.
+	maxShardInline = 4 << 20
+)
+
+// Agent is one Floe agent.
+type Agent struct {
+	cfg       Config
+	parts     Parts
+	keys      metadata.Keys
+	metrics   *metrics
+	budget    *protocol.Budget
+	cache     *cache.Cache
+	clusterID [16]byte
+	node      int32
+
+	catalogue  *catalogue.Catalogue
+	agents     *membership.Agents
+	set        *journal.Set
+	sequencer  *sequencer
+	ports      kafka.Parts
+	peerServer *peer.Server     // nil without an RPCListener
+	server     *protocol.Server // nil without a Listener
+
+	current  atomic.Pointer[life]
+	ready    chan struct{}
+	draining atomic.Bool
+}
+
+// New returns an agent that does nothing yet.
+func New(cfg Config, parts Parts) (*Agent, error) {
+	c, err := cache.New(parts.Objects, segment.VerifyBatches, cache.Options{Capacity: cfg.CacheBytes})
+	if err != nil {
+		return nil, err
+	}
+	a := &Agent{
+		cfg: cfg, parts: parts, keys: metadata.NewKeys(cfg.Cluster), node: cfg.NodeID,
+		metrics: newMetrics(parts.Registry), budget: protocol.NewBudget(cfg.RequestMemory), cache: c,
+		ready: make(chan struct{}),
+	}
+	registerState(parts.Registry, c, a.budget)
+	return a, nil
+}
+
+// Ready is closed when the agent serves and every shard of the cluster has a leader.
+func (a *Agent) Ready() <-chan struct{} { return a.ready }
+
+// NodeID returns the agent's node id, once it is ready.
+func (a *Agent) NodeID() int32 { return a.node }
+
+// Unready says why the agent is not ready to serve, or returns nothing if it is.
+func (a *Agent) Unready() []string {
+	var why []string
+	select {
+	case <-a.ready:
+	default:
+		why = append(why, "starting: not every shard has a leader yet")
+	}
+	if a.draining.Load() {
+		return append(why, "draining: the agent is about to stop")
+	}
+	if l := a.current.Load(); l == nil || !l.session.Alive() {
+		why = append(why, "no session: the metadata store has not been heard of for longer than the lease")
+	}
+	return why
+}
+
+func (a *Agent) setReady() {
+	select {
+	case <-a.ready:
+	default:
+		close(a.ready)
+		a.parts.Log.Info("ready", "node", a.node, "address", a.cfg.Advertise)
+	}
+}
+
+func (a *Agent) setDraining() { a.draining.Store(true) }
+
+// inlineRoom says whether a shard may take more inline bytes.
+func (a *Agent) inlineRoom(id tiering.ShardID) bool {
+	var held int64
+	a.set.View(id).Read(func(s *shard.State) { held = s.InlineBytes() })
+	return held < maxShardInline
+}
+
+// Run serves until ctx ends, then drains. It returns an error if the agent cannot start
+// or cannot go on.
+func (a *Agent) Run(ctx context.Context) error {
+	defer a.cache.Close()
+	cluster, err := catalogue.EnsureCluster(ctx, a.parts.Meta, a.keys, catalogue.Want{Shards: a.cfg.Shards})
+	if err != nil {
+		return err
+	}
+	id, err := base64.RawURLEncoding.DecodeString(cluster.ID)
+	if err != nil || copy(a.clusterID[:], id) != len(a.clusterID) {
+		return fmt.Errorf("cluster id %q is not 22 characters of URL-safe base64", cluster.ID)
+	}
+	first, err := a.begin(ctx)
+	if err != nil {
+		return err
+	}
+	// From here on everything lives until the agent has drained, not until ctx ends.
+	work, stop := context.WithCancelCause(context.WithoutCancel(ctx))
+	var tasks sync.WaitGroup
+	defer tasks.Wait()
+	defer stop(nil)
+	task := func(what string, run func(context.Context) error) {
+		tasks.Go(func() {
+			if err := run(work); err != nil && work.Err() == nil {
+				stop(fmt.Errorf("%s: %w", what, err))
+			}
+		})
+	}
+	if err := a.assemble(cluster); err != nil {
+		return err
+	}
+	task("topics", a.catalogue.Run)
+	task("agents", a.agents.Run)
+	task("journals", a.set.Run)
+	if err := a.await(ctx, work); err != nil {
+		return err
+	}
+	defer a.parts.Peers.Close()
+	if a.peerServer != nil {
+		task("serving other agents", func(context.Context) error { return a.peerServer.Serve(a.parts.RPCListener) })
+	}
+	if a.server != nil {
+		task("serving Kafka clients", a.server.Serve)
+	}
+	return a.lives(ctx, work, first)
+}
+
+// lives runs one life after the other until ctx ends or something stops work.
+func (a *Agent) lives(ctx, work context.Context, l *life) error {
+	run, stop := context.WithCancel(ctx)
+	defer stop()
+	defer context.AfterFunc(work, stop)()
+	for {
+		a.start(l)
+		a.live(run, l)
+		for {
+			if work.Err() != nil && ctx.Err() == nil {
+				return context.Cause(work)
+			}
+			if run.Err() != nil {
+				return nil
+			}
+			next, err := a.begin(run)
+			if err == nil {
+				l = next
+				break
+			}
+			a.parts.Log.Warn("registering again failed", "err", err)
+			select {
+			case <-time.After(sessionRetry):
+			case <-run.Done():
+			}
+		}
+	}
+}
+
+// await waits until the mirrors and the views have been filled once.
+func (a *Agent) await(ctx, work context.Context) error {
+	both, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(work, cancel)()
+	err := a.agents.Fresh(both)
+	if err == nil {
+		err = a.catalogue.Fresh(both)
+	}
+	if err == nil {
+		select {
+		case <-a.set.Loaded():
+			return nil
+		case <-both.Done():
+			err = both.Err()
+		}
+	}
+	if work.Err() != nil {
+		return context.Cause(work)
+	}
+	return fmt.Errorf("reading the cluster's state: %w", err)
+}
+
+// assemble makes the parts that need the cluster and the node id, and connects them.
+func (a *Agent) assemble(c catalogue.Cluster) error {
+	log := a.parts.Log
+	a.catalogue = catalogue.New(a.parts.Meta, a.keys, c, catalogue.Config{Log: log})
+	a.agents = membership.NewAgents(a.parts.Meta, a.keys, membership.AgentsConfig{Log: log})
+	var r *fetch.Reader
+	a.set = journal.New(journal.Config{Keys: a.keys, Shards: c.Shards, Node: a.node}, journal.Parts{
+		Store: a.parts.Meta, Objects: a.parts.Objects, Log: log, Now: time.Now, Nonce: nonce, Observe: a.metrics,
+		Applied: func(id tiering.ShardID, rec *shard.Record) { r.Applied(id, rec) },
+	})
+	r = fetch.NewReader(a.set, a.cache)
+	if a.parts.Peers == nil {
+		a.parts.Peers = peer.NewClient()
+	}
+	a.sequencer = &sequencer{self: a.node, set: a.set, agents: a.agents, peers: a.parts.Peers}
+	a.ports = kafka.Parts{
+		Topics: a.catalogue, Changes: a.catalogue,
+		Cluster:     &cluster{self: a.node, cluster: c, set: a.set, agents: a.agents},
+		Producer:    &producer{set: a.set, current: &a.current},
+		Reader:      reader{r},
+		Offsets:     offsets{r: r, set: a.set},
+		Records:     trimmer{set: a.set},
+		ProducerIDs: catalogue.NewProducerIDs(a.parts.Meta, a.keys),
+	}
+	if a.parts.RPCListener != nil {
+		a.peerServer = peer.NewServer(a.sequencer)
+	}
+	if a.parts.Listener == nil {
+		return nil
+	}
+	handler, err := kafka.New(a.ports, kafka.Config{Settings: a.cfg.Kafka, Now: time.Now, Random: rand.Reader})
+	if err != nil {
+		return err
+	}
+	a.server, err = a.newServer(handler)
+	return err
+}
+
+// Ports returns what the Kafka handlers are given, once the agent is ready: the way in for
+// a simulation, which has no network.
+func (a *Agent) Ports() kafka.Parts { return a.ports }
+
+// SequenceHere commits a submission on a shard that this agent leads, for other agents.
+func (a *Agent) SequenceHere(ctx context.Context, id tiering.ShardID, s *shard.Submission) ([]shard.Outcome, error) {
+	return a.sequencer.SequenceHere(ctx, id, s)
+}
+
+// nonce draws a random number.
+func nonce() uint64 {
+	var b [8]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		panic(errors.Join(errors.New("the system gives no random numbers"), err))
+	}
+	return binary.LittleEndian.Uint64(b[:])
+}

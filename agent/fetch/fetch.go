@@ -1,0 +1,202 @@
+// Package fetch serves reads from a shard's view: it plans which extents answer a request,
+// reads their bytes (inline ones from the view, others through the cache), patches the
+// offsets in, and lets requests that found too little wait for commits.
+//
+// Invariants:
+//  1. Only committed records are served: what the view holds, below its next offset.
+//  2. An offset is called out of range only after a linearizable read of the shard's head
+//     (RELIABILITY I22); a reader ahead of a lagging view waits for the view.
+//  3. Waiting requests wait for events, never in turn: any partition's commit wakes them.
+//  4. Cached bytes are shared between readers and never changed: the 16 bytes that differ
+//     (base offset, leader epoch) are written into a copy.
+//
+// All exported methods may be called concurrently.
+package fetch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+
+	"github.com/floelog/floe/metadata/journal"
+	"github.com/floelog/floe/metadata/shard"
+	"github.com/floelog/floe/tiering"
+	"github.com/floelog/floe/tiering/cache"
+	"github.com/floelog/floe/tiering/objstore"
+)
+
+// Cache reads byte ranges of segments.
+type Cache interface {
+	Read(ctx context.Context, r cache.Range, dst [][]byte) ([][]byte, error)
+}
+
+// Views are this agent's views of the shards.
+type Views interface {
+	View(id tiering.ShardID) *journal.View
+	Sync(ctx context.Context, ids ...tiering.ShardID) error
+}
+
+// Partition is what a request asks of one partition.
+type Partition struct {
+	Partition tiering.TopicPartition
+	Shard     tiering.ShardID
+	Offset    tiering.Offset
+	MaxBytes  int
+}
+
+// Request asks for records of several partitions.
+type Request struct {
+	MinBytes   int
+	MaxBytes   int
+	MaxWait    time.Duration
+	Partitions []Partition
+}
+
+// Result is the answer for one partition.
+type Result struct {
+	Code          int16 // Kafka's error code
+	HighWatermark tiering.Offset
+	LastStable    tiering.Offset
+	LogStart      tiering.Offset
+	Records       [][]byte // whole batches, patched; immutable
+	Bytes         int      // of Records
+}
+
+// Reader serves fetches.
+type Reader struct {
+	views   Views
+	cache   Cache
+	waiters *waiters
+}
+
+// NewReader returns a Reader. Its Applied must be told of every record that a view applies.
+func NewReader(views Views, c Cache) *Reader {
+	return &Reader{views: views, cache: c, waiters: newWaiters()}
+}
+
+// Applied wakes the requests that wait for what the record brought.
+func (r *Reader) Applied(id tiering.ShardID, rec *shard.Record) { r.waiters.applied(id, rec) }
+
+// Fetch answers with as much as the request allows, as soon as MinBytes are there or a
+// partition has an error, after MaxWait at the latest. There is one result for each
+// partition, in order.
+func (r *Reader) Fetch(ctx context.Context, req *Request) []Result {
+	results := make([]Result, len(req.Partitions))
+	w := r.waiters.register(req.Partitions)
+	defer r.waiters.unregister(w)
+	deadline := time.NewTimer(max(0, req.MaxWait))
+	defer deadline.Stop()
+	for {
+		plan := r.plan(ctx, req, results)
+		if plan.failed || plan.available >= req.MinBytes || req.MaxWait <= 0 {
+			break
+		}
+		select {
+		case <-w.wake:
+			continue
+		case <-deadline.C:
+		case <-ctx.Done():
+		}
+		break
+	}
+	r.read(ctx, req, results)
+	return results
+}
+
+// read fills in the records, partition by partition, until the request's limit.
+func (r *Reader) read(ctx context.Context, req *Request, results []Result) {
+	left := req.MaxBytes
+	for i := range req.Partitions {
+		p, res := &req.Partitions[i], &results[i]
+		if res.Code != 0 || p.Offset >= res.HighWatermark {
+			continue
+		}
+		// The first batch of the first partition that has any is returned whatever its size,
+		// so that a consumer can always make progress (KIP-74).
+		oneAtLeast := left == req.MaxBytes
+		limit := min(p.MaxBytes, left)
+		if limit <= 0 && !oneAtLeast {
+			continue
+		}
+		err := r.readPartition(ctx, p, limit, oneAtLeast, res)
+		if err != nil {
+			res.Code, res.Records, res.Bytes = codeOf(err), nil, 0
+		}
+		left -= res.Bytes
+	}
+}
+
+// codeOf says what a consumer hears of records that could not be read. Both codes make it
+// try again.
+func codeOf(err error) int16 {
+	switch {
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), errors.Is(err, cache.ErrClosed):
+		return kerr.NotLeaderForPartition.Code
+	}
+	return kerr.KafkaStorageError.Code
+}
+
+// readPartition reads batches from the partition's offset on.
+func (r *Reader) readPartition(ctx context.Context, p *Partition, limit int, oneAtLeast bool, res *Result) error {
+	for attempt := 1; ; attempt++ {
+		run := r.extents(p)
+		out := collector{limit: limit, oneAtLeast: oneAtLeast, from: p.Offset}
+		err := r.collect(ctx, p, run, &out)
+		if errors.Is(err, objstore.ErrNotFound) && attempt == 1 {
+			// The extent may have been replaced since: look again with what is committed now.
+			if err := r.views.Sync(ctx, p.Shard); err != nil {
+				return err
+			}
+			continue
+		}
+		if err != nil && out.bytes == 0 {
+			return err
+		}
+		// What was read before an error is good; the consumer meets the error next time.
+		res.Records, res.Bytes = out.slices, out.bytes
+		return nil
+	}
+}
+
+func (r *Reader) collect(ctx context.Context, p *Partition, run []tiering.Extent, out *collector) error {
+	for i := range run {
+		if out.full {
+			return nil
+		}
+		data, err := r.bytesOf(ctx, run, i, out.scratch[:0])
+		if err != nil {
+			return fmt.Errorf("%s: %w", p.Partition, err)
+		}
+		out.scratch = data
+		if err := out.extent(&run[i], data); err != nil {
+			return fmt.Errorf("%s: extent at offset %d in segment %s: %w", p.Partition, run[i].Base, run[i].Segment, err)
+		}
+	}
+	return nil
+}
+
+// bytesOf returns the bytes of the i-th extent of a run.
+func (r *Reader) bytesOf(ctx context.Context, run []tiering.Extent, i int, dst [][]byte) ([][]byte, error) {
+	e := &run[i]
+	if e.IsInline() {
+		return append(dst, e.Inline), nil
+	}
+	end := e.Position + tiering.Position(e.Length)
+	useful := end
+	for j := i + 1; j < len(run) && run[j].Segment == e.Segment && run[j].Position == useful; j++ {
+		useful += tiering.Position(run[j].Length)
+	}
+	return r.cache.Read(ctx, cache.Range{Segment: e.Segment, Position: e.Position, Length: int(e.Length), End: useful}, dst)
+}
+
+// extents returns the extents from the partition's offset on, as the view has them.
+func (r *Reader) extents(p *Partition) (run []tiering.Extent) {
+	r.views.View(p.Shard).Read(func(s *shard.State) {
+		ps := s.Partition(p.Partition)
+		run = ps.Extents[ps.Find(p.Offset):]
+	})
+	return run
+}

@@ -1,0 +1,93 @@
+package peer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/floelog/floe/metadata/shard"
+	"github.com/floelog/floe/tiering"
+)
+
+// Client asks other agents. Its connections are made when they are first needed and kept.
+type Client struct {
+	mu     sync.Mutex
+	conns  map[string]*grpc.ClientConn
+	closed bool
+}
+
+// NewClient returns a client without connections.
+func NewClient() *Client { return &Client{conns: map[string]*grpc.ClientConn{}} }
+
+// Sequence asks the agent at addr to commit a submission on a shard that it leads. Errors
+// other than metadata.ErrFenced, ErrSessionDead, ErrInvalid and shard.ErrStaleSubmission
+// leave the outcome unknown.
+func (c *Client) Sequence(ctx context.Context, addr string, id tiering.ShardID, s *shard.Submission) ([]shard.Outcome, error) {
+	conn, err := c.conn(addr)
+	if err != nil {
+		return nil, err
+	}
+	in := encodeRequest(id, s)
+	var answer []byte
+	if err := conn.Invoke(ctx, "/"+serviceName+"/"+sequenceMethod, &in, &answer, grpc.ForceCodecV2(rawCodec{})); err != nil {
+		return nil, fmt.Errorf("asking the agent at %s: %w", addr, err)
+	}
+	return decodeAnswer(answer)
+}
+
+func (c *Client) conn(addr string) (*grpc.ClientConn, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, errors.New("the client of other agents is closed")
+	}
+	if conn := c.conns[addr]; conn != nil {
+		return conn, nil
+	}
+	retry := backoff.DefaultConfig
+	retry.BaseDelay, retry.MaxDelay = 50*time.Millisecond, time.Second
+	conn, err := grpc.NewClient("passthrough:///"+addr,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: retry, MinConnectTimeout: time.Second}),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 3 * time.Second}),
+		// Floe repeats a submission itself, knowing when that is safe.
+		grpc.WithDisableRetry(),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to the agent at %s: %w", addr, err)
+	}
+	c.conns[addr] = conn
+	return conn, nil
+}
+
+// Keep closes the connections to all agents but those at the given addresses.
+func (c *Client) Keep(addrs map[string]bool) {
+	c.mu.Lock()
+	var gone []*grpc.ClientConn
+	for addr, conn := range c.conns {
+		if !addrs[addr] {
+			gone = append(gone, conn)
+			delete(c.conns, addr)
+		}
+	}
+	c.mu.Unlock()
+	for _, conn := range gone {
+		conn.Close()
+	}
+}
+
+// Close closes all connections; calls under way fail.
+func (c *Client) Close() {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.Keep(nil)
+}

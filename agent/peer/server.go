@@ -1,0 +1,71 @@
+package peer
+
+import (
+	"context"
+	"net"
+
+	"google.golang.org/grpc"
+
+	"github.com/floelog/floe/metadata/shard"
+	"github.com/floelog/floe/tiering"
+)
+
+// Sequencer commits a submission on a shard that this agent leads, or says ErrFenced.
+type Sequencer interface {
+	SequenceHere(ctx context.Context, id tiering.ShardID, s *shard.Submission) ([]shard.Outcome, error)
+}
+
+// Server answers other agents.
+type Server struct{ grpc *grpc.Server }
+
+// NewServer returns a server for what other agents ask of seq.
+func NewServer(seq Sequencer) *Server {
+	s := grpc.NewServer(
+		grpc.ForceServerCodecV2(rawCodec{}),
+		grpc.MaxRecvMsgSize(maxMessage),
+		// Each agent has one submission under way per shard, so this is for the shards of
+		// all agents together.
+		grpc.MaxConcurrentStreams(1024),
+	)
+	s.RegisterService(&grpc.ServiceDesc{
+		ServiceName: serviceName,
+		HandlerType: (*Sequencer)(nil),
+		Methods:     []grpc.MethodDesc{{MethodName: sequenceMethod, Handler: handleSequence}},
+	}, seq)
+	return &Server{s}
+}
+
+func handleSequence(srv any, ctx context.Context, receive func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+	var in []byte
+	if err := receive(&in); err != nil {
+		return nil, err
+	}
+	id, s, err := decodeRequest(in)
+	var out []shard.Outcome
+	if err == nil {
+		out, err = srv.(Sequencer).SequenceHere(ctx, id, s)
+	}
+	if ctx.Err() != nil {
+		return nil, ctx.Err() // the outcome may be unknown: let the caller ask again
+	}
+	answer := encodeAnswer(out, err)
+	return &answer, nil
+}
+
+// Serve accepts connections until Stop.
+func (s *Server) Serve(l net.Listener) error { return s.grpc.Serve(l) }
+
+// Stop lets calls under way finish until ctx ends, then breaks them off.
+func (s *Server) Stop(ctx context.Context) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.grpc.GracefulStop()
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		s.grpc.Stop()
+		<-done
+	}
+}
