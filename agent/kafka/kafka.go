@@ -103,6 +103,7 @@ type Config struct {
 type Handler struct {
 	Parts
 	settings Settings
+	apis     []api
 	now      func() time.Time
 	sessions *sessionCache
 	topics   settingsCache
@@ -117,7 +118,10 @@ func New(parts Parts, cfg Config) (*Handler, error) {
 		parts.Offsets == nil || parts.Records == nil || parts.ProducerIDs == nil || cfg.Now == nil || cfg.Random == nil {
 		return nil, errors.New("kafka handler: a part, the clock or the source of randomness is missing")
 	}
-	h := &Handler{Parts: parts, settings: cfg.Settings, now: cfg.Now}
+	if err := checkTable(apis); err != nil {
+		return nil, err
+	}
+	h := &Handler{Parts: parts, settings: cfg.Settings, apis: apis, now: cfg.Now}
 	h.sessions = newSessionCache(cfg.Settings, cfg.Random, cfg.Now)
 	h.topics.defaults = cfg.Settings.TopicDefaults
 	return h, nil

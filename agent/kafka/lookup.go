@@ -24,6 +24,7 @@ type resolver struct {
 	left   int   // single lookups left
 	fresh  bool  // the copy has been refreshed for this request
 	failed error // of the refresh
+	missed map[string]error
 }
 
 func (h *Handler) resolve() resolver { return resolver{h: h, left: finds} }
@@ -36,6 +37,21 @@ func (r *resolver) byName(ctx context.Context, name string) (*catalogue.Topic, e
 	if err := catalogue.ValidateTopicName(name); err != nil {
 		return nil, err
 	}
+	if err := r.missed[name]; err != nil {
+		return nil, err
+	}
+	t, err := r.miss(ctx, name)
+	if err != nil {
+		if r.missed == nil {
+			r.missed = map[string]error{}
+		}
+		r.missed[name] = err
+	}
+	return t, err
+}
+
+// miss looks up a topic that is not in the copy.
+func (r *resolver) miss(ctx context.Context, name string) (*catalogue.Topic, error) {
 	if r.left > 0 {
 		r.left--
 		return r.h.Topics.Find(ctx, name)

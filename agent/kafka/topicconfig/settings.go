@@ -19,8 +19,8 @@ const (
 type Settings struct {
 	MaxMessageBytes int           // of one batch, as sent
 	TimestampType   TimestampType // CreateTime or LogAppendTime
-	BeforeMax       time.Duration // how far a timestamp may lie in the past
-	AfterMax        time.Duration // how far it may lie in the future
+	BeforeMaxMs     int64         // how far a timestamp may lie in the past, milliseconds
+	AfterMaxMs      int64         // how far it may lie in the future, milliseconds
 	Compression     string        // producer, uncompressed, gzip, snappy, lz4 or zstd
 	Level           int           // for Compression; codec specific
 	Compacted       bool          // cleanup.policy has compact
@@ -42,8 +42,8 @@ func Parse(overrides, defaults map[string]string) (*Settings, error) {
 	policy := p.get("cleanup.policy").list
 	s := &Settings{
 		MaxMessageBytes:  int(p.get("max.message.bytes").n),
-		BeforeMax:        p.duration("message.timestamp.before.max.ms"),
-		AfterMax:         p.duration("message.timestamp.after.max.ms"),
+		BeforeMaxMs:      p.get("message.timestamp.before.max.ms").n,
+		AfterMaxMs:       p.get("message.timestamp.after.max.ms").n,
 		Compression:      p.get("compression.type").s,
 		Compacted:        slices.Contains(policy, "compact"),
 		Deleted:          slices.Contains(policy, "delete"),

@@ -114,7 +114,7 @@ func TestParse(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := topicconfig.Settings{
-		MaxMessageBytes: 1000, TimestampType: topicconfig.LogAppendTime, BeforeMax: 1<<63 - 1, AfterMax: time.Hour,
+		MaxMessageBytes: 1000, TimestampType: topicconfig.LogAppendTime, BeforeMaxMs: 1<<63 - 1, AfterMaxMs: 3600_000,
 		Compression: "zstd", Level: 3, Compacted: true, Deleted: true,
 		Retention: 7 * 24 * time.Hour, RetentionBytes: -1, DeleteRetention: 24 * time.Hour, MaxCompactionLag: 1<<63 - 1, MinDirtyRatio: 0.5,
 	}

@@ -1,0 +1,244 @@
+package kafka
+
+import (
+	"context"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/floelog/floe/metadata/catalogue"
+	"github.com/floelog/floe/protocol"
+	"github.com/floelog/floe/tiering"
+)
+
+// Fetch: v4-18
+//
+// Any agent serves any partition. The reader waits for records; an error of any partition
+// is answered at once, as in Kafka. Records go out as the slices that the reader returns.
+//
+//   - v5: log start (KIP-107); v7: sessions (KIP-227), see fetch_session.go
+//   - v9: leader epochs (KIP-320); v10: zstd (KIP-110), which all v4+ clients get here, too
+//   - v11: racks (KIP-392): a consumer that asks the leader, and has an agent in its own
+//     zone, is sent there
+//   - v12: flexible. Diverging epochs are for followers alone, in Kafka as well (KIP-595)
+//   - v13: topic ids (KIP-516). A name cannot stand for two ids here, so
+//     INCONSISTENT_TOPIC_ID is never answered: a re-created topic has UNKNOWN_TOPIC_ID
+//   - v15: replica state (KIP-903), v17: directory ids (KIP-853), v18: high watermark
+//     (KIP-1166): followers' fields. There are none: CLUSTER_AUTHORIZATION_FAILED
+//   - v16: where the leader is, when the epoch is wrong (KIP-951)
+
+func (h *Handler) fetch(ctx context.Context, _ *protocol.Conn, r *protocol.Request) *protocol.Pending {
+	req, err := protocol.DecodeRequest(r)
+	if err != nil {
+		return malformed()
+	}
+	resp := h.fetchRecords(ctx, req.(*kmsg.FetchRequest))
+	return protocol.Answer(protocol.Response{Buffers: resp.encode(), ErrorCode: resp.Code})
+}
+
+func (h *Handler) fetchRecords(ctx context.Context, req *kmsg.FetchRequest) *fetchResponse {
+	resp := &fetchResponse{Version: req.Version, ReadCommitted: req.IsolationLevel == readCommitted}
+	if req.ReplicaID >= 0 && req.Version < 15 || req.ReplicaState.ID >= 0 && req.Version >= 15 {
+		return resp.refuse(req, kerr.ClusterAuthorizationFailed.Code)
+	}
+	scope, code := h.sessions.open(req)
+	if code != 0 {
+		resp.Code = code
+		return resp
+	}
+	results := h.newFetching(req, scope.wants).run(ctx, resp)
+	named, ok := scope.respond(results)
+	if !ok {
+		resp.Code, resp.Endpoints = kerr.InvalidFetchSessionEpoch.Code, nil
+		return resp
+	}
+	resp.SessionID = scope.id()
+	resp.fill(scope.wants, results, named)
+	return resp
+}
+
+// refuse answers every partition of a request with a code.
+func (r *fetchResponse) refuse(req *kmsg.FetchRequest, code int16) *fetchResponse {
+	if req.Version >= 7 {
+		r.Code = code
+	}
+	wants := requestWants(req)
+	results := make([]fetchResponsePartition, len(wants))
+	for i, w := range wants {
+		results[i] = failedFetch(w.partition, code)
+	}
+	r.fill(wants, results, nil)
+	return r
+}
+
+func failedFetch(partition int32, code int16) fetchResponsePartition {
+	return fetchResponsePartition{Partition: partition, PreferredNode: -1, LeaderNode: -1,
+		FetchResult: FetchResult{Code: code, HighWatermark: -1, LastStable: -1, LogStart: -1}}
+}
+
+// fill groups the results, or those of them that are named, by topic; partitions of one
+// topic that stand together share an entry.
+func (r *fetchResponse) fill(wants []fetchWant, results []fetchResponsePartition, named []bool) {
+	for i := range results {
+		if named != nil && !named[i] {
+			continue
+		}
+		w := &wants[i]
+		n := len(r.Topics)
+		if n == 0 || r.Topics[n-1].Name != w.name || r.Topics[n-1].ID != w.id {
+			r.Topics = append(r.Topics, fetchResponseTopic{Name: w.name, ID: w.id})
+			n++
+		}
+		r.Topics[n-1].Partitions = append(r.Topics[n-1].Partitions, results[i])
+	}
+}
+
+// fetching is one fetch under way: what is asked of the reader, and for which result.
+type fetching struct {
+	h       *Handler
+	req     *kmsg.FetchRequest
+	wants   []fetchWant
+	results []fetchResponsePartition
+	read    []FetchPartition
+	at      []int // the results that the parts of read are for
+	news    bool  // some result is there already, so there is nothing to wait for
+
+	view   view
+	nearby []Agent // agents in the client's zone, unless this one is
+}
+
+func (h *Handler) newFetching(req *kmsg.FetchRequest, wants []fetchWant) *fetching {
+	f := &fetching{h: h, req: req, wants: wants, view: h.view(),
+		results: make([]fetchResponsePartition, len(wants)),
+		read:    make([]FetchPartition, 0, len(wants)), at: make([]int, 0, len(wants))}
+	if req.Version >= 11 && req.Rack != "" {
+		f.nearby = f.view.inZone(req.Rack)
+	}
+	return f
+}
+
+// run resolves the partitions, reads, and returns one result for each want.
+func (f *fetching) run(ctx context.Context, resp *fetchResponse) []fetchResponsePartition {
+	r := f.h.resolve()
+	var topic *catalogue.Topic
+	var err error
+	for i := range f.wants {
+		w := &f.wants[i]
+		if i == 0 || w.name != f.wants[i-1].name || w.id != f.wants[i-1].id {
+			if f.req.Version >= 13 {
+				topic, err = r.byID(ctx, w.id)
+			} else {
+				topic, err = r.byName(ctx, w.name)
+			}
+		}
+		f.results[i] = failedFetch(w.partition, 0)
+		if err != nil {
+			f.results[i].Code = dataCode(err)
+		} else {
+			f.partition(i, topic, resp)
+		}
+		f.news = f.news || f.results[i].Code != 0 || f.results[i].PreferredNode >= 0
+	}
+	if len(f.read) > 0 {
+		for k, res := range f.h.Reader.Fetch(ctx, f.request()) {
+			f.results[f.at[k]].FetchResult = res
+		}
+	}
+	return f.results
+}
+
+// partition decides what to do about one partition of a topic that exists.
+func (f *fetching) partition(i int, t *catalogue.Topic, resp *fetchResponse) {
+	w, out := &f.wants[i], &f.results[i]
+	p, ok := f.h.partition(t, w.partition)
+	if !ok {
+		out.Code = kerr.UnknownTopicOrPartition.Code
+		return
+	}
+	if out.Code = f.h.checkEpoch(p, w.leaderEpoch); out.Code != 0 {
+		f.tellLeader(p, out, resp)
+		return
+	}
+	if len(f.nearby) > 0 {
+		if leader, _ := f.view.leader(p.Shard); leader == f.h.Cluster.Self() {
+			out.PreferredNode = nearest(f.nearby, p.TopicPartition)
+			return
+		}
+	}
+	f.read = append(f.read, FetchPartition{Partition: p, Offset: tiering.Offset(w.offset),
+		MaxBytes: min(max(int(w.maxBytes), 0), f.h.settings.FetchMaxBytes)})
+	f.at = append(f.at, i)
+}
+
+// tellLeader adds who leads the partition now, where the client's epoch is too old.
+func (f *fetching) tellLeader(p Partition, out *fetchResponsePartition, resp *fetchResponse) {
+	if f.req.Version < 16 || out.Code != kerr.FencedLeaderEpoch.Code {
+		return
+	}
+	node, epoch := f.view.leader(p.Shard)
+	i := f.view.index(node)
+	if i < 0 {
+		return
+	}
+	out.LeaderNode, out.LeaderEpoch = node, int32(epoch)
+	for _, a := range resp.Endpoints {
+		if a.NodeID == node {
+			return
+		}
+	}
+	resp.Endpoints = append(resp.Endpoints, f.view.agents[i])
+}
+
+// request is what the reader is asked. Numbers that make no sense are taken for the
+// nearest that do, as in Kafka.
+func (f *fetching) request() FetchRequest {
+	most := f.h.settings.FetchMaxBytes
+	q := FetchRequest{
+		MaxBytes: min(max(int(f.req.MaxBytes), 0), most), MinBytes: min(max(int(f.req.MinBytes), 0), most),
+		MaxWait:       min(time.Duration(max(f.req.MaxWaitMillis, 0))*time.Millisecond, f.h.settings.FetchMaxWait),
+		ReadCommitted: f.req.IsolationLevel == readCommitted,
+		Partitions:    f.read,
+	}
+	q.MinBytes = min(q.MinBytes, q.MaxBytes)
+	if f.news {
+		q.MinBytes, q.MaxWait = 0, 0
+	}
+	return q
+}
+
+// inZone returns the agents of a zone, none if this agent is one of them.
+func (v view) inZone(zone string) []Agent {
+	var in []Agent
+	for _, a := range v.agents {
+		if a.Rack != zone {
+			continue
+		}
+		if a.NodeID == v.h.Cluster.Self() {
+			return nil
+		}
+		in = append(in, a)
+	}
+	return in
+}
+
+// nearest picks one of the agents, the same for a partition as long as it lives, so that
+// each agent's cache holds its own partitions (rendezvous hashing).
+func nearest(agents []Agent, tp tiering.TopicPartition) int32 {
+	node, best := int32(-1), uint64(0)
+	for _, a := range agents {
+		h := uint64(14695981039346656037) // FNV-1a, its bits mixed once more
+		for _, b := range tp.Topic {
+			h = (h ^ uint64(b)) * 1099511628211
+		}
+		h = (h ^ uint64(uint32(tp.Partition))) * 1099511628211
+		h = (h ^ uint64(uint32(a.NodeID))) * 1099511628211
+		h ^= h >> 32
+		h *= 0xd6e8feb86659fd93
+		h ^= h >> 32
+		if node < 0 || h > best {
+			node, best = a.NodeID, h
+		}
+	}
+	return node
+}
