@@ -96,6 +96,10 @@ const (
 	// producers are told to try again. Longer than a store's usual trouble, shorter than the
 	// two minutes after which producers give up.
 	uploadTime = 60 * time.Second
+	// maxControlBytes bounds a request of any API but Produce, and controlMemory what all of
+	// them may hold while they are decoded and served, which can take 16 times their size.
+	maxControlBytes = 1 << 20
+	controlMemory   = 64 << 20
 	// maxShardInline bounds the inline bytes that a shard's state may hold until its
 	// roll-up, for when the object store is down: then writes wait for it.
 	maxShardInline = 4 << 20
@@ -107,7 +111,8 @@ type Agent struct {
 	parts     Parts
 	keys      metadata.Keys
 	metrics   *metrics
-	budget    *protocol.Budget
+	budget    *protocol.Budget // of produce requests
+	control   *protocol.Budget // of all others, so that a slow store does not stop them
 	cache     *cache.Cache
 	clusterID [16]byte
 	node      int32
@@ -116,6 +121,7 @@ type Agent struct {
 	agents     *membership.Agents
 	set        *journal.Set
 	sequencer  *sequencer
+	reader     *fetch.Reader
 	ports      kafka.Parts
 	peerServer *peer.Server     // nil without an RPCListener
 	server     *protocol.Server // nil without a Listener
@@ -133,7 +139,7 @@ func New(cfg Config, parts Parts) (*Agent, error) {
 	}
 	a := &Agent{
 		cfg: cfg, parts: parts, keys: metadata.NewKeys(cfg.Cluster), node: cfg.NodeID,
-		metrics: newMetrics(parts.Registry), budget: protocol.NewBudget(cfg.RequestMemory), cache: c,
+		metrics: newMetrics(parts.Registry), budget: protocol.NewBudget(cfg.RequestMemory), control: protocol.NewBudget(controlMemory), cache: c,
 		ready: make(chan struct{}),
 	}
 	registerState(parts.Registry, c, a.budget)
@@ -285,12 +291,11 @@ func (a *Agent) assemble(c catalogue.Cluster) error {
 	log := a.parts.Log
 	a.catalogue = catalogue.New(a.parts.Meta, a.keys, c, catalogue.Config{Log: log})
 	a.agents = membership.NewAgents(a.parts.Meta, a.keys, membership.AgentsConfig{Log: log})
-	var r *fetch.Reader
 	a.set = journal.New(journal.Config{Keys: a.keys, Shards: c.Shards, Node: a.node}, journal.Parts{
 		Store: a.parts.Meta, Objects: a.parts.Objects, Log: log, Now: time.Now, Nonce: nonce, Observe: a.metrics,
-		Applied: func(id tiering.ShardID, rec *shard.Record) { r.Applied(id, rec) },
+		Applied: func(id tiering.ShardID, rec *shard.Record) { a.reader.Applied(id, rec) },
 	})
-	r = fetch.NewReader(a.set, a.cache)
+	a.reader = fetch.NewReader(a.set, a.cache)
 	if a.parts.Peers == nil {
 		a.parts.Peers = peer.NewClient()
 	}
@@ -299,8 +304,8 @@ func (a *Agent) assemble(c catalogue.Cluster) error {
 		Topics: a.catalogue, Changes: a.catalogue,
 		Cluster:     &cluster{self: a.node, cluster: c, set: a.set, agents: a.agents},
 		Producer:    &producer{set: a.set, current: &a.current},
-		Reader:      reader{r},
-		Offsets:     offsets{r: r, set: a.set},
+		Reader:      reader{a.reader},
+		Offsets:     offsets{r: a.reader, set: a.set},
 		Records:     trimmer{set: a.set},
 		ProducerIDs: catalogue.NewProducerIDs(a.parts.Meta, a.keys),
 	}

@@ -117,6 +117,7 @@ func (a *Agent) drain(l *life, endDuties func()) {
 	defer cancel()
 	a.parts.Log.Info("draining", "timeout", a.cfg.DrainTimeout)
 	a.setDraining()
+	a.reader.Hurry()
 	var errs []error
 	if a.server != nil {
 		if err := a.server.Shutdown(ctx); err != nil {

@@ -17,6 +17,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -70,12 +71,18 @@ type Reader struct {
 	views   Views
 	cache   Cache
 	waiters *waiters
+	hurry   chan struct{} // closed when nobody shall wait any more
+	once    sync.Once
 }
 
 // NewReader returns a Reader. Its Applied must be told of every record that a view applies.
 func NewReader(views Views, c Cache) *Reader {
-	return &Reader{views: views, cache: c, waiters: newWaiters()}
+	return &Reader{views: views, cache: c, waiters: newWaiters(), hurry: make(chan struct{})}
 }
+
+// Hurry makes requests that wait, and later ones, answer with what there is: the agent
+// drains.
+func (r *Reader) Hurry() { r.once.Do(func() { close(r.hurry) }) }
 
 // Applied wakes the requests that wait for what the record brought.
 func (r *Reader) Applied(id tiering.ShardID, rec *shard.Record) { r.waiters.applied(id, rec) }
@@ -98,6 +105,7 @@ func (r *Reader) Fetch(ctx context.Context, req *Request) []Result {
 		case <-w.wake:
 			continue
 		case <-deadline.C:
+		case <-r.hurry:
 		case <-ctx.Done():
 		}
 		break
