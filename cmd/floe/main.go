@@ -30,6 +30,7 @@ func main() {
 		environ: os.Environ(),
 		stdout:  os.Stdout,
 		stderr:  os.Stderr,
+		newNode: newNode,
 	}))
 }
 
@@ -39,6 +40,7 @@ type process struct {
 	environ []string
 	stdout  io.Writer
 	stderr  io.Writer
+	newNode func(*settings.Settings, identity, parts) (node, error)
 }
 
 // usageError marks an error of the command line, apart from those of settings.
@@ -88,7 +90,7 @@ func rootCommand(p process) *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w (%s --help lists the flags)", err, cmd.CommandPath())}
 	})
-	root.AddCommand(settingsCommand(p), versionCommand(p))
+	root.AddCommand(devCommand(p), agentCommand(p), inspectCommand(p), settingsCommand(p), versionCommand(p))
 	return root
 }
 

@@ -74,6 +74,8 @@ type Settings struct {
 
 	AutoCreateTopics         bool
 	NumPartitions            int
+	MaxPartitions            int
+	Retention                time.Duration // 0: for ever
 	DefaultReplicationFactor int
 	MessageMaxBytes          Bytes
 	ProducerIDExpiration     time.Duration
@@ -81,6 +83,7 @@ type Settings struct {
 	MemoryBudget    Bytes
 	CacheSize       Bytes
 	MaxRequestBytes Bytes
+	FetchMaxBytes   Bytes
 	MaxConnections  int
 	IdleTimeout     time.Duration
 

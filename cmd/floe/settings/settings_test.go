@@ -142,7 +142,7 @@ func TestRefusals(t *testing.T) {
 		{"address with a named port", settings.Agent, with("--addr", "localhost:kafka"), nil, "", []string{"--addr", "65535"}},
 		{"ports beyond the last", settings.Dev, []string{"--addr", "127.0.0.1:65535", "--agents", "2"}, nil, "", []string{"--addr", "beyond 65535"}},
 		{"open admin address", settings.Agent, with("--admin-addr", "0.0.0.0:9644"), nil, "", []string{"--admin-addr", "admin-insecure"}},
-		{"lease not in seconds", settings.Agent, with("--lease-ttl", "1500ms"), nil, "", []string{"--lease-ttl", "whole number of seconds"}},
+		{"lease not in seconds", settings.Agent, with("--lease-ttl", "2500ms"), nil, "", []string{"--lease-ttl", "whole number of seconds"}},
 		{"lease below what etcd grants", settings.Agent, with("--lease-ttl", "1s"), nil, "", []string{"--lease-ttl", "at least 2s"}},
 		{"certificate without key", settings.Agent, with("--etcd-cert", "c.pem"), nil, "", []string{"--etcd-cert", "--etcd-key"}},
 		{"user without password", settings.Agent, with("--etcd-user", "floe"), nil, "", []string{"--etcd-user", "--etcd-password-file"}},
@@ -151,6 +151,8 @@ func TestRefusals(t *testing.T) {
 		{"requests beyond the budget", settings.Dev, []string{"--max-request-bytes", "500MiB"}, nil, "", []string{"--max-request-bytes"}},
 		{"batches beyond requests", settings.Dev, []string{"--max-request-bytes", "1MiB"}, nil, "", []string{"message-max-bytes"}},
 		{"flushes beyond the budget", settings.Dev, []string{"--flush-size", "100MiB"}, nil, "", []string{"--flush-size", "4 uploads of 100MiB"}},
+		{"answers beyond the budget", settings.Dev, []string{"--fetch-max-bytes", "500MiB"}, nil, "", []string{"--fetch-max-bytes"}},
+		{"more partitions than allowed", settings.Dev, []string{"--num-partitions", "20000"}, nil, "", []string{"--num-partitions", "max-partitions, 10000"}},
 		{"inline beyond a flush", settings.Dev, []string{"--flush-size", "64KiB", "--inline-max", "128KiB"}, nil, "", []string{"--inline-max"}},
 		{"inspect two places", settings.Inspect, []string{"--data", "d", "--store", "file:///d"}, nil, "", []string{"--data", "either"}},
 	}

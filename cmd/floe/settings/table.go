@@ -170,7 +170,7 @@ var table = []Setting{
 	{
 		Name: "agents", Group: "Development", Default: "1", Min: "1", Max: "64", Commands: Dev,
 		Meaning: "number of agents, on consecutive ports from addr and admin-addr on",
-		Why:     "More than one shows how leadership moves; all share one process and its memory budget.",
+		Why:     "More than one shows how leadership moves. Each has a memory budget of its own.",
 		field:   func(s *Settings) any { return &s.Agents },
 	},
 
@@ -230,10 +230,22 @@ var table = []Setting{
 		field:   func(s *Settings) any { return &s.AutoCreateTopics },
 	},
 	{
-		Name: "num-partitions", Group: "Topics", Default: "1", Min: "1", Max: "10000", Commands: serving,
+		Name: "num-partitions", Group: "Topics", Default: "1", Min: "1", Max: "100000", Commands: serving,
 		Meaning: "partitions of a topic whose creator does not say",
 		Why:     "As Kafka has it. Partitions can be added and never removed.",
 		field:   func(s *Settings) any { return &s.NumPartitions },
+	},
+	{
+		Name: "max-partitions", Group: "Topics", Default: "10000", Min: "1", Max: "100000", Commands: serving,
+		Meaning: "most partitions that a topic may have",
+		Why:     "Smaller: a large topic is refused. Larger: each partition costs every agent memory, and a slip of the finger costs as much.",
+		field:   func(s *Settings) any { return &s.MaxPartitions },
+	},
+	{
+		Name: "retention", Group: "Topics", Default: "168h", Min: "0s", Max: "876000h", Commands: serving,
+		Meaning: "age at which records are deleted; 0s: never; a topic's retention.ms overrides it",
+		Why:     "Kafka's default, a week. Shorter: consumers that were away lose records. Longer: the object store holds, and bills, more.",
+		field:   func(s *Settings) any { return &s.Retention },
 	},
 	{
 		Name: "default-replication-factor", Group: "Topics", Default: "1", Min: "1", Max: "32767", Commands: serving,
@@ -271,6 +283,12 @@ var table = []Setting{
 		Meaning: "largest request that is read; a longer one closes the connection",
 		Why:     "Kafka's socket.request.max.bytes. Smaller: producers with large max.request.size fail. Larger: one client can take the whole budget.",
 		field:   func(s *Settings) any { return &s.MaxRequestBytes },
+	},
+	{
+		Name: "fetch-max-bytes", Group: "Limits", Default: "55MiB", Min: "64KiB", Max: "1GiB", Commands: serving,
+		Meaning: "largest answer to a fetch",
+		Why:     "Kafka's default. Smaller: consumers that catch up make more round trips. Larger: few consumers hold much memory.",
+		field:   func(s *Settings) any { return &s.FetchMaxBytes },
 	},
 	{
 		Name: "max-connections", Group: "Limits", Default: "10000", Min: "10", Max: "1000000", Commands: serving,

@@ -173,6 +173,12 @@ func (s *Settings) checkSizes() error {
 	if held := s.FlushSize * Bytes(s.UploadsInFlight+1); held > inFlight {
 		return s.wrong("flush-size", fmt.Sprintf("%d uploads of %s and the open flush do not fit into what cache-size leaves of memory-budget, %s", s.UploadsInFlight, s.FlushSize, inFlight), "make flushes smaller or fewer, or the budget larger")
 	}
+	if s.FetchMaxBytes > inFlight {
+		return s.wrong("fetch-max-bytes", fmt.Sprintf("%s do not fit into what cache-size leaves of memory-budget, %s", s.FetchMaxBytes, inFlight), "make it smaller, or the budget larger")
+	}
+	if s.NumPartitions > s.MaxPartitions {
+		return s.wrong("num-partitions", fmt.Sprintf("%d are more than max-partitions, %d", s.NumPartitions, s.MaxPartitions), "make it smaller, or max-partitions larger")
+	}
 	if s.InlineMax > s.FlushSize {
 		return s.wrong("inline-max", fmt.Sprintf("%s are more than flush-size, %s", s.InlineMax, s.FlushSize), "make it smaller")
 	}

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"errors"
+	"strconv"
+
+	"github.com/floelog/floe/agent"
+	"github.com/floelog/floe/agent/kafka"
+	"github.com/floelog/floe/cmd/floe/settings"
+)
+
+// running makes an agent the node that this package runs.
+type running struct{ *agent.Agent }
+
+// Health returns the reasons why clients should not be sent here, a line each.
+func (r running) Health() error {
+	var errs []error
+	for _, why := range r.Unready() {
+		errs = append(errs, errors.New(why))
+	}
+	return errors.Join(errs...)
+}
+
+// newNode builds an agent from settings and parts.
+func newNode(s *settings.Settings, id identity, p parts) (node, error) {
+	a, err := agent.New(agent.Config{
+		Cluster:      s.Cluster,
+		NodeID:       int32(id.nodeID),
+		Advertise:    id.advertise,
+		RPCAdvertise: id.rpc,
+		Zone:         s.Zone,
+		Version:      version(),
+		Shards:       uint32(s.Shards),
+		LeaseTTL:     s.LeaseTTL,
+		History:      s.EtcdKeep,
+
+		FlushBytes:  int64(s.FlushSize),
+		FlushAge:    s.FlushAge,
+		FlushIdle:   s.FlushIdle,
+		Uploads:     s.UploadsInFlight,
+		InlineMax:   int(s.InlineMax),
+		InlineRate:  float64(s.InlineRate),
+		RollupAge:   s.RollupAge,
+		RollupBytes: int64(s.RollupSize),
+
+		Kafka:          kafkaSettings(s, p.objects.String()),
+		ProducerExpiry: s.ProducerIDExpiration,
+
+		RequestMemory:   int64(s.MemoryBudget - s.CacheSize),
+		CacheBytes:      int64(s.CacheSize),
+		MaxRequestBytes: int32(s.MaxRequestBytes),
+		MaxConnections:  s.MaxConnections,
+		IdleTimeout:     s.IdleTimeout,
+		DrainTimeout:    s.DrainTimeout,
+	}, agent.Parts{
+		Meta: p.meta, Objects: p.objects, Log: p.log, Registry: p.registry, Listener: p.kafka, RPCListener: p.rpc,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return running{a}, nil
+}
+
+// kafkaSettings translates to Kafka's names where topics and clients see them.
+func kafkaSettings(s *settings.Settings, store string) kafka.Settings {
+	retention := "-1"
+	if s.Retention > 0 {
+		retention = strconv.FormatInt(s.Retention.Milliseconds(), 10)
+	}
+	k := kafka.DefaultSettings()
+	k.AutoCreateTopics = s.AutoCreateTopics
+	k.NumPartitions = int32(s.NumPartitions)
+	k.MaxPartitions = int32(s.MaxPartitions)
+	k.ReplicationFactor = int16(s.DefaultReplicationFactor)
+	k.FetchMaxBytes = int(s.FetchMaxBytes)
+	k.StoreName = store
+	k.TopicDefaults = map[string]string{
+		"max.message.bytes": strconv.FormatInt(int64(s.MessageMaxBytes), 10),
+		"retention.ms":      retention,
+	}
+	k.BrokerConfigs = map[string]string{
+		"socket.request.max.bytes":  strconv.FormatInt(int64(s.MaxRequestBytes), 10),
+		"connections.max.idle.ms":   strconv.FormatInt(s.IdleTimeout.Milliseconds(), 10),
+		"max.connections":           strconv.Itoa(s.MaxConnections),
+		"producer.id.expiration.ms": strconv.FormatInt(s.ProducerIDExpiration.Milliseconds(), 10),
+	}
+	return k
+}
