@@ -1,7 +1,6 @@
 package shard
 
 import (
-	"fmt"
 	"slices"
 
 	"github.com/floelog/floe/tiering"
@@ -10,8 +9,8 @@ import (
 // Apply takes the next record. It checks the whole record first, so that on ErrCorrupt
 // the state is as it was; the caller must then stop serving the shard.
 func (s *State) Apply(r Record) error {
-	if err := s.check(r); err != nil {
-		return fmt.Errorf("journal record %d: %w", r.Seq, err)
+	if err := s.Check(r); err != nil {
+		return err
 	}
 	s.Seq, s.Epoch = r.Seq, r.Epoch
 	for _, c := range r.Changes {
@@ -31,45 +30,6 @@ func (s *State) Apply(r Record) error {
 		case ExpireProducers:
 			s.expireProducers(c.Before)
 		}
-	}
-	return nil
-}
-
-// check finds what would make the record impossible to apply. Several appends of one
-// record to the same partition must continue each other.
-func (s *State) check(r Record) error {
-	if r.Seq != s.Seq+1 {
-		return fmt.Errorf("%w: follows record %d", ErrCorrupt, s.Seq)
-	}
-	if r.Epoch < s.Epoch {
-		return fmt.Errorf("%w: epoch %d after epoch %d", ErrCorrupt, r.Epoch, s.Epoch)
-	}
-	var next map[tiering.TopicPartition]tiering.Offset // of partitions appended to by this record
-	for _, c := range r.Changes {
-		a, ok := c.(Append)
-		if !ok {
-			continue
-		}
-		want, seen := next[a.Partition]
-		if !seen {
-			want = s.Partition(a.Partition).Next
-		}
-		if a.Base != want {
-			return fmt.Errorf("%w: %s: append at offset %d, but the log ends at %d", ErrCorrupt, a.Partition, a.Base, want)
-		}
-		if len(a.Extents) == 0 {
-			return fmt.Errorf("%w: %s: append of nothing", ErrCorrupt, a.Partition)
-		}
-		for _, e := range a.Extents {
-			if e.Count < 1 || e.Length < 1 {
-				return fmt.Errorf("%w: %s: extent of %d records in %d bytes", ErrCorrupt, a.Partition, e.Count, e.Length)
-			}
-			want += tiering.Offset(e.Count)
-		}
-		if next == nil {
-			next = map[tiering.TopicPartition]tiering.Offset{}
-		}
-		next[a.Partition] = want
 	}
 	return nil
 }
@@ -160,7 +120,10 @@ func (s *State) replace(c Replace) {
 }
 
 func (s *State) trim(c Trim) {
-	p := s.mutable(c.Partition)
+	p := s.partitions[c.Partition]
+	if p == nil {
+		return
+	}
 	p.LogStart = max(p.LogStart, min(c.LogStart, p.Next))
 	i := p.Find(p.LogStart)
 	for _, e := range p.Extents[:i] {

@@ -2,6 +2,7 @@ package shard
 
 import (
 	"errors"
+	"fmt"
 	"math"
 
 	"github.com/floelog/floe/tiering"
@@ -26,8 +27,8 @@ type Part struct {
 	Partition tiering.TopicPartition
 	Segment   tiering.SegmentID // zero: the batches are inline
 	Position  tiering.Position  // of the first batch in the segment; 0 where inline
-	Inline    []byte           // the batches themselves, where there is no segment
-	Batches   []Batch          // contiguous, in the order in which the producer sent them
+	Inline    []byte            // the batches themselves, where there is no segment; kept by the record
+	Batches   []Batch           // contiguous, in the order in which the producer sent them
 }
 
 // Batch is what a leader needs to know of a record batch.
@@ -38,6 +39,30 @@ type Batch struct {
 	ProducerID    int64 // -1: not idempotent
 	ProducerEpoch int16
 	FirstSeq      int32
+}
+
+// check demands what Draft relies on.
+func (p *Part) check() error {
+	total := int64(0)
+	for _, b := range p.Batches {
+		if b.Length < 1 || b.Count < 1 || (b.ProducerID >= 0 && (b.ProducerEpoch < 0 || b.FirstSeq < 0)) {
+			return fmt.Errorf("impossible batch %+v", b)
+		}
+		total += int64(b.Length)
+	}
+	switch inline := p.Segment.IsZero(); {
+	case p.Partition.Partition < 0:
+		return fmt.Errorf("partition %s", p.Partition)
+	case total > math.MaxInt32:
+		return fmt.Errorf("batches of %d bytes side by side", total)
+	case inline && (p.Position != 0 || total != int64(len(p.Inline))):
+		return fmt.Errorf("batches of %d bytes in %d inline at position %d", total, len(p.Inline), p.Position)
+	case !inline && (p.Segment.Session.IsZero() || len(p.Inline) > 0):
+		return fmt.Errorf("batches in segment %s with %d bytes inline", p.Segment, len(p.Inline))
+	case p.Position < 0 || int64(p.Position) > math.MaxInt64-total:
+		return fmt.Errorf("position %d", p.Position)
+	}
+	return nil
 }
 
 // NumBatches returns the number of batches of all parts.
@@ -59,6 +84,7 @@ type Draft struct {
 	next     map[tiering.TopicPartition]tiering.Offset
 	producer map[producerKey]*producer
 	sessions map[tiering.SessionID]submitted
+	dropped  map[tiering.TopicID]bool
 }
 
 type producerKey struct {
@@ -75,6 +101,7 @@ func NewDraft(s *State, epoch tiering.LeaderEpoch, leader tiering.SessionID, non
 		next:     map[tiering.TopicPartition]tiering.Offset{},
 		producer: map[producerKey]*producer{},
 		sessions: map[tiering.SessionID]submitted{},
+		size:     64,
 	}
 }
 
@@ -95,15 +122,27 @@ func (d *Draft) Record() Record { return d.record }
 func (d *Draft) Add(c Change) {
 	d.record.Changes = append(d.record.Changes, c)
 	d.size += 128
-	if r, ok := c.(Replace); ok {
-		d.size += len(r.With.Inline)
+	switch c := c.(type) {
+	case Replace:
+		d.size += len(c.With.Inline)
+	case DropTopic:
+		if d.dropped == nil {
+			d.dropped = map[tiering.TopicID]bool{}
+		}
+		d.dropped[c.Topic] = true
 	}
 }
 
 // Submit decides about every batch of a submission, in order, and returns one outcome
-// for each. A submission that this shard has decided before gets its first answer
-// again.
+// for each, which must not be changed: the record keeps them. A submission that this
+// shard has decided before gets its first answer again. On an error the draft is as it
+// was: ErrStaleSubmission, or ErrCorrupt for a submission that makes no sense.
 func (d *Draft) Submit(sub *Submission) ([]Outcome, error) {
+	for i := range sub.Parts {
+		if err := sub.Parts[i].check(); err != nil {
+			return nil, fmt.Errorf("%w: submission %d of %s: %w", ErrCorrupt, sub.Seq, sub.Session, err)
+		}
+	}
 	last, seen := d.sessions[sub.Session]
 	if !seen {
 		last = d.state.submissions[sub.Session]
@@ -129,6 +168,12 @@ func (d *Draft) Submit(sub *Submission) ([]Outcome, error) {
 // part decides about the batches of one partition. Accepted batches that lie side by
 // side become one extent; a refused one in between ends it.
 func (d *Draft) part(part *Part, outcomes []Outcome) []Outcome {
+	if d.dropped[part.Partition.Topic] {
+		for range part.Batches {
+			outcomes = append(outcomes, Outcome{UnknownTopicOrPartition, -1})
+		}
+		return outcomes
+	}
 	next, ok := d.next[part.Partition]
 	if !ok {
 		next = d.state.Partition(part.Partition).Next

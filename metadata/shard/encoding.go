@@ -64,7 +64,7 @@ func (d *decoder) fail(what string) {
 
 func (d *decoder) uint() uint64 {
 	v, n := binary.Uvarint(d.b)
-	if n <= 0 {
+	if n <= 0 || n > 1 && d.b[n-1] == 0 { // the shortest form only, so that equal values encode equally
 		d.fail("bad number")
 		return 0
 	}
@@ -74,7 +74,7 @@ func (d *decoder) uint() uint64 {
 
 func (d *decoder) int() int64 {
 	v, n := binary.Varint(d.b)
-	if n <= 0 {
+	if n <= 0 || n > 1 && d.b[n-1] == 0 {
 		d.fail("bad number")
 		return 0
 	}
@@ -86,6 +86,16 @@ func (d *decoder) int() int64 {
 func (d *decoder) limited(limit uint64, what string) uint64 {
 	v := d.uint()
 	if v > limit {
+		d.fail(what + " out of range")
+		return 0
+	}
+	return v
+}
+
+// between reads a signed number that must lie in [low, high].
+func (d *decoder) between(low, high int64, what string) int64 {
+	v := d.int()
+	if v < low || v > high {
 		d.fail(what + " out of range")
 		return 0
 	}
@@ -143,6 +153,10 @@ func (d *decoder) extent() (x tiering.Extent) {
 	x.MaxTimestamp = d.int()
 	x.Length = d.int32("extent length")
 	x.Segment.Session = d.session()
+	if x.Count < 1 || x.Length < 1 {
+		d.fail("extent of nothing")
+		return x
+	}
 	if x.Segment.Session.IsZero() {
 		x.Inline = d.raw(int(x.Length))
 		return x

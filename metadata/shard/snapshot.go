@@ -104,22 +104,55 @@ func (d *decoder) state() *State {
 	s := New()
 	s.Seq = d.uint()
 	s.Epoch = tiering.LeaderEpoch(d.int32("epoch"))
-	for range d.count(21, "partition") {
+	var last tiering.TopicPartition
+	for i := range d.count(21, "partition") {
 		tp := d.partition()
 		p := d.partitionState()
+		if d.err == nil && (i > 0 && last.Compare(tp) >= 0 || !p.consistent()) {
+			d.fail("inconsistent partition " + tp.String())
+		}
 		if d.err != nil {
 			return nil
 		}
+		last = tp
 		s.partitions[tp] = p
 		for _, x := range p.Extents {
 			s.countInline(x, 1)
 		}
 	}
-	for range d.count(18, "submission") {
+	var before tiering.SessionID
+	for i := range d.count(18, "submission") {
 		id := d.session()
+		if i > 0 && bytes.Compare(before[:], id[:]) >= 0 {
+			d.fail("sessions out of order")
+		}
+		before = id
 		s.submissions[id] = submitted{d.uint(), d.outcomes()}
 	}
 	return s
+}
+
+// consistent reports whether the extents lie end to end up to the next offset, and the
+// epochs ascend.
+func (p *Partition) consistent() bool {
+	if p.LogStart > p.Next {
+		return false
+	}
+	for i, e := range p.Extents {
+		end := p.Next
+		if i+1 < len(p.Extents) {
+			end = p.Extents[i+1].Base
+		}
+		if sound(e, e.Base) != nil || e.End() != end {
+			return false
+		}
+	}
+	for i := 1; i < len(p.Epochs); i++ {
+		if p.Epochs[i].Epoch <= p.Epochs[i-1].Epoch || p.Epochs[i].Start <= p.Epochs[i-1].Start {
+			return false
+		}
+	}
+	return true
 }
 
 func (d *decoder) partitionState() *Partition {
@@ -135,15 +168,24 @@ func (d *decoder) partitionState() *Partition {
 	for range d.count(2, "epoch") {
 		p.Epochs = append(p.Epochs, EpochStart{tiering.LeaderEpoch(d.int32("epoch")), tiering.Offset(d.int63("offset"))})
 	}
-	n := d.count(4, "producer")
+	n, last := d.count(4, "producer"), int64(-1)
 	if n > 0 {
 		p.producers = make(map[int64]*producer, n)
 	}
 	for range n {
 		id := d.int63("producer id")
+		if id <= last {
+			d.fail("producers out of order")
+			return p
+		}
+		last = id
 		pr := &producer{epoch: int16(d.limited(1<<15-1, "producer epoch")), updated: d.int()}
 		for range d.count(5, "producer batch") {
 			b := d.producerBatch()
+			if b.ProducerEpoch != pr.epoch || len(pr.batches) == maxProducerBatches {
+				d.fail("producer batches do not belong together")
+				return p
+			}
 			pr.batches = append(pr.batches, producerBatch{b.FirstSeq, b.LastSeq, b.Base, b.Timestamp})
 		}
 		p.producers[id] = pr

@@ -2,6 +2,7 @@ package shard
 
 import (
 	"fmt"
+	"math"
 
 	"github.com/floelog/floe/tiering"
 )
@@ -60,10 +61,14 @@ func DecodeSubmission(b []byte) (*Submission, error) {
 		for j := range p.Batches {
 			p.Batches[j] = Batch{
 				Length: d.int32("batch length"), Count: d.int32("record count"), MaxTimestamp: d.int(),
-				ProducerID: d.int(), ProducerEpoch: int16(d.int()), FirstSeq: int32(d.int()),
+				ProducerID:    d.int(),
+				ProducerEpoch: int16(d.between(math.MinInt16, math.MaxInt16, "producer epoch")),
+				FirstSeq:      int32(d.between(math.MinInt32, math.MaxInt32, "sequence")),
 			}
 		}
-		d.soundPart(p)
+		if err := p.check(); d.err == nil && err != nil {
+			d.fail(err.Error())
+		}
 	}
 	if d.err == nil && len(d.b) > 0 {
 		d.fail("trailing bytes")
@@ -72,24 +77,6 @@ func DecodeSubmission(b []byte) (*Submission, error) {
 		return nil, fmt.Errorf("decoding submission: %w", d.err)
 	}
 	return s, nil
-}
-
-// soundPart demands what Draft.Submit relies on.
-func (d *decoder) soundPart(p *Part) {
-	total := int64(0)
-	for _, b := range p.Batches {
-		if b.Length < 1 || b.Count < 1 || (b.ProducerID >= 0 && (b.ProducerEpoch < 0 || b.FirstSeq < 0)) {
-			d.fail("impossible batch")
-		}
-		total += int64(b.Length)
-	}
-	inline := p.Segment.IsZero()
-	if inline && p.Position != 0 {
-		d.fail("inline batches have no position")
-	}
-	if (inline && total != int64(len(p.Inline))) || (!inline && len(p.Inline) != 0) {
-		d.fail("inline bytes do not match the batches")
-	}
 }
 
 // EncodeOutcomes appends the wire form of outcomes to b.

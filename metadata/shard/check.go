@@ -1,0 +1,142 @@
+package shard
+
+import (
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/floelog/floe/tiering"
+)
+
+// Check reports, as ErrCorrupt, why r cannot be the next record. A leader checks what it
+// drafted before it writes it down: a record in the journal that no agent can read or
+// apply would stop the shard for good. What passes reads back as it was encoded.
+func (s *State) Check(r Record) error {
+	if err := s.check(r); err != nil {
+		return fmt.Errorf("%w: journal record %d: %w", ErrCorrupt, r.Seq, err)
+	}
+	return nil
+}
+
+func (s *State) check(r Record) error {
+	if r.Seq != s.Seq+1 {
+		return fmt.Errorf("follows record %d", s.Seq)
+	}
+	if r.Epoch < s.Epoch {
+		return fmt.Errorf("epoch %d after epoch %d", r.Epoch, s.Epoch)
+	}
+	c := checker{state: s}
+	for _, change := range r.Changes {
+		if err := c.change(change); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checker follows where partitions end while the changes of one record are gone through:
+// several appends to one partition must continue each other.
+type checker struct {
+	state   *State
+	next    map[tiering.TopicPartition]tiering.Offset // of partitions that the record appends to
+	dropped map[tiering.TopicID]bool
+}
+
+func (c *checker) change(change Change) error {
+	switch x := change.(type) {
+	case Append:
+		if err := c.append(x); err != nil {
+			return fmt.Errorf("append to %s: %w", x.Partition, err)
+		}
+	case Submitted:
+		for _, o := range x.Outcomes {
+			if o.Code < 0 {
+				return fmt.Errorf("outcome code %d", o.Code)
+			}
+		}
+	case Replace:
+		if err := sound(x.With, x.With.Base); err != nil {
+			return fmt.Errorf("replacement in %s: %w", x.Partition, err)
+		}
+		return named(x.Partition)
+	case Trim:
+		if x.LogStart < 0 {
+			return fmt.Errorf("trim of %s to offset %d", x.Partition, x.LogStart)
+		}
+		return named(x.Partition)
+	case DropTopic:
+		c.drop(x.Topic)
+	case ForgetSession, ExpireProducers:
+	default:
+		return fmt.Errorf("change of type %T", change)
+	}
+	return nil
+}
+
+func named(tp tiering.TopicPartition) error {
+	if tp.Partition < 0 {
+		return fmt.Errorf("partition %d", tp.Partition)
+	}
+	return nil
+}
+
+func (c *checker) drop(id tiering.TopicID) {
+	if c.dropped == nil {
+		c.dropped = map[tiering.TopicID]bool{}
+	}
+	c.dropped[id] = true
+	for tp := range c.next {
+		if tp.Topic == id {
+			delete(c.next, tp)
+		}
+	}
+}
+
+func (c *checker) append(a Append) error {
+	next, seen := c.next[a.Partition]
+	if !seen && !c.dropped[a.Partition.Topic] {
+		next = c.state.Partition(a.Partition).Next
+	}
+	if a.Base != next {
+		return fmt.Errorf("at offset %d, but the log ends at %d", a.Base, next)
+	}
+	if len(a.Extents) == 0 {
+		return errors.New("of nothing")
+	}
+	if err := named(a.Partition); err != nil {
+		return err
+	}
+	for _, e := range a.Extents {
+		if err := sound(e, next); err != nil {
+			return err
+		}
+		next += tiering.Offset(e.Count)
+	}
+	for _, p := range a.Producers {
+		if p.ProducerID < 0 || p.ProducerEpoch < 0 || p.FirstSeq < 0 || p.LastSeq < 0 || p.Base < a.Base || p.Base >= next {
+			return fmt.Errorf("impossible batch %+v of a producer", p)
+		}
+	}
+	if c.next == nil {
+		c.next = map[tiering.TopicPartition]tiering.Offset{}
+	}
+	c.next[a.Partition] = next
+	return nil
+}
+
+// sound demands that an extent at base is what its encoding can say.
+func sound(e tiering.Extent, base tiering.Offset) error {
+	if base < 0 || e.Count < 1 || e.Count > math.MaxInt64-int64(base) {
+		return fmt.Errorf("extent of %d records at offset %d", e.Count, base)
+	}
+	if e.Length < 1 || e.Position < 0 || int64(e.Position) > math.MaxInt64-int64(e.Length) {
+		return fmt.Errorf("extent of %d bytes at position %d", e.Length, e.Position)
+	}
+	if !e.IsInline() && (e.Segment.Session.IsZero() || len(e.Inline) > 0) {
+		return fmt.Errorf("extent of segment %s with %d bytes inline", e.Segment, len(e.Inline))
+	}
+	if e.IsInline() && (len(e.Inline) != int(e.Length) || e.Position != 0) {
+		return fmt.Errorf("inline extent of %d bytes carries %d, at position %d", e.Length, len(e.Inline), e.Position)
+	}
+	return nil
+}

@@ -1,0 +1,590 @@
+package shard_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/floelog/floe/metadata/shard"
+	"github.com/floelog/floe/tiering"
+)
+
+// reference is the shard as its specification has it: per partition a list of batches by
+// offset, and Kafka's rules for idempotent producers, in the plainest form.
+type reference struct {
+	partitions map[tiering.TopicPartition]*refPartition
+	answered   map[tiering.SessionID]refAnswer
+	batches    map[uint32]shard.Batch                                 // by the number written into each
+	stored     map[tiering.SegmentID]map[tiering.Position]storedBatch // what lies in segments
+}
+
+type storedBatch struct {
+	number uint32
+	length int32
+}
+
+type refPartition struct {
+	start, next int64
+	at          map[int64]uint32 // number of the batch that begins at an offset
+	epochs      map[tiering.LeaderEpoch]int64
+	producers   map[int64]*refProducer
+}
+
+type refProducer struct {
+	epoch   int16
+	last    [][3]int64 // first sequence, last sequence, base offset; the newest last
+	updated int64
+}
+
+type refAnswer struct {
+	seq      uint64
+	outcomes []shard.Outcome
+}
+
+func newReference() *reference {
+	return &reference{
+		partitions: map[tiering.TopicPartition]*refPartition{},
+		answered:   map[tiering.SessionID]refAnswer{},
+		batches:    map[uint32]shard.Batch{},
+		stored:     map[tiering.SegmentID]map[tiering.Position]storedBatch{},
+	}
+}
+
+func (m *reference) partition(tp tiering.TopicPartition) *refPartition {
+	p := m.partitions[tp]
+	if p == nil {
+		p = &refPartition{at: map[int64]uint32{}, epochs: map[tiering.LeaderEpoch]int64{}, producers: map[int64]*refProducer{}}
+		m.partitions[tp] = p
+	}
+	return p
+}
+
+// decide appends a batch or refuses it, as a Kafka broker would.
+func (m *reference) decide(tp tiering.TopicPartition, number uint32, epoch tiering.LeaderEpoch, now int64) shard.Outcome {
+	b := m.batches[number]
+	p := m.partitions[tp]
+	if b.ProducerID >= 0 && p != nil {
+		if pr := p.producers[b.ProducerID]; pr != nil {
+			if code, base := pr.judge(b); code != 0 || base >= 0 {
+				return shard.Outcome{Code: shard.Code(code), Base: tiering.Offset(base)}
+			}
+		}
+	}
+	p = m.partition(tp)
+	base := p.next
+	p.at[base] = number
+	p.next += int64(b.Count)
+	if _, ok := p.epochs[epoch]; !ok {
+		p.epochs[epoch] = base
+	}
+	if b.ProducerID >= 0 {
+		pr := p.producers[b.ProducerID]
+		if pr == nil || pr.epoch != b.ProducerEpoch {
+			fresh := &refProducer{epoch: b.ProducerEpoch}
+			if pr != nil {
+				fresh.updated = pr.updated
+			}
+			pr = fresh
+			p.producers[b.ProducerID] = pr
+		}
+		pr.last = append(pr.last, [3]int64{int64(b.FirstSeq), sequenceAfter(b.FirstSeq, b.Count-1), base})
+		pr.last = pr.last[max(0, len(pr.last)-5):]
+		pr.updated = max(pr.updated, now)
+	}
+	return shard.Outcome{Code: shard.OK, Base: tiering.Offset(base)}
+}
+
+// judge returns an error code, or the offset of the original of a duplicate, or 0 and -1
+// for a batch that is to be appended.
+func (pr *refProducer) judge(b shard.Batch) (code int16, base int64) {
+	if b.ProducerEpoch < pr.epoch {
+		return 47, -1
+	}
+	if b.ProducerEpoch > pr.epoch {
+		if b.FirstSeq == 0 {
+			return 0, -1
+		}
+		return 45, -1
+	}
+	for _, old := range pr.last {
+		if old[0] == int64(b.FirstSeq) && old[1] == sequenceAfter(b.FirstSeq, b.Count-1) {
+			return 0, old[2]
+		}
+	}
+	if last := pr.last[len(pr.last)-1][1]; int64(b.FirstSeq) == last+1 || b.FirstSeq == 0 && last == math.MaxInt32 {
+		return 0, -1
+	}
+	return 45, -1
+}
+
+// sequenceAfter counts n on from seq; after 2^31-1 comes 0.
+func sequenceAfter(seq, n int32) int64 {
+	v := int64(seq) + int64(n)
+	if v > math.MaxInt32 {
+		v -= math.MaxInt32 + 1
+	}
+	return v
+}
+
+func (m *reference) submit(sub *shard.Submission, numbers [][]uint32, epoch tiering.LeaderEpoch, now int64, dropped map[tiering.TopicID]bool) ([]shard.Outcome, bool) {
+	last := m.answered[sub.Session]
+	if sub.Seq <= last.seq {
+		return last.outcomes, sub.Seq == last.seq && len(last.outcomes) == sub.NumBatches()
+	}
+	out := []shard.Outcome{}
+	for i, part := range sub.Parts {
+		for _, n := range numbers[i] {
+			if dropped[part.Partition.Topic] {
+				out = append(out, shard.Outcome{Code: 3, Base: -1})
+				continue
+			}
+			out = append(out, m.decide(part.Partition, n, epoch, now))
+		}
+	}
+	m.answered[sub.Session] = refAnswer{sub.Seq, out}
+	return out, true
+}
+
+// play drives a draft, two states and the reference with the same random requests.
+type play struct {
+	t      *testing.T
+	rnd    *rand.Rand
+	model  *reference
+	state  *shard.State // the leader's: applies what was drafted
+	other  *shard.State // a follower's: applies what was read back
+	epoch  tiering.LeaderEpoch
+	now    int64
+	number uint32
+	segSeq uint64
+	last   map[tiering.SessionID]*request
+
+	forgot   bool // this record forgets a session or producers
+	outcomes map[shard.Code]int
+	replaced int
+}
+
+type request struct {
+	sub     shard.Submission
+	numbers [][]uint32
+}
+
+var topics = []tiering.TopicID{{1}, {2}, {3}}
+
+func (p *play) somePartition() tiering.TopicPartition {
+	return tiering.TopicPartition{Topic: topics[p.rnd.IntN(len(topics))], Partition: int32(p.rnd.IntN(2))}
+}
+
+// batch makes up a batch: plain, or of a producer that mostly goes on where it was.
+func (p *play) batch(tp tiering.TopicPartition) uint32 {
+	p.number++
+	b := shard.Batch{Length: 61 + int32(p.rnd.IntN(40)), Count: 1 + int32(p.rnd.IntN(5)), MaxTimestamp: p.rnd.Int64N(1e6) - 10, ProducerID: -1, ProducerEpoch: -1, FirstSeq: -1}
+	if p.rnd.IntN(4) > 0 {
+		b.ProducerID, b.ProducerEpoch, b.FirstSeq = p.rnd.Int64N(3), 0, int32(p.rnd.IntN(3))
+		if b.ProducerID == 2 { // one that soon comes to the end of the numbers
+			b.FirstSeq = math.MaxInt32 - int32(p.rnd.IntN(20))
+		}
+		if part := p.model.partitions[tp]; part != nil && part.producers[b.ProducerID] != nil {
+			p.carryOn(&b, part.producers[b.ProducerID])
+		}
+	}
+	p.model.batches[p.number] = b
+	return p.number
+}
+
+func (p *play) carryOn(b *shard.Batch, pr *refProducer) {
+	b.ProducerEpoch = pr.epoch
+	newest := pr.last[len(pr.last)-1]
+	switch p.rnd.IntN(12) {
+	case 0: // the same again
+		old := pr.last[p.rnd.IntN(len(pr.last))]
+		b.FirstSeq = int32(old[0])
+		b.Count = int32((old[1]-old[0]+math.MaxInt32+1)%(math.MaxInt32+1)) + 1
+	case 1: // a gap
+		b.FirstSeq = int32(sequenceAfter(int32(newest[1]), 2+int32(p.rnd.IntN(3))))
+	case 2: // overlapping the last one
+		b.FirstSeq = int32(newest[1])
+	case 3: // a new epoch, mostly from 0
+		b.ProducerEpoch++
+		b.FirstSeq = int32(max(0, p.rnd.IntN(4)-2))
+	case 4:
+		b.ProducerEpoch = max(0, b.ProducerEpoch-1)
+		b.FirstSeq = 0
+	default:
+		b.FirstSeq = int32(sequenceAfter(int32(newest[1]), 1))
+	}
+}
+
+func (p *play) bytesOf(number uint32) []byte {
+	b := make([]byte, p.model.batches[number].Length)
+	binary.BigEndian.PutUint32(b, number)
+	return b
+}
+
+func (p *play) newRequest(session tiering.SessionID) *request {
+	r := &request{sub: shard.Submission{Session: session, Seq: 1 + p.model.answered[session].seq + uint64(p.rnd.IntN(2))}}
+	p.segSeq++
+	seg := tiering.SegmentID{Session: session, Seq: p.segSeq}
+	p.model.stored[seg] = map[tiering.Position]storedBatch{}
+	pos := tiering.Position(32)
+	for range 1 + p.rnd.IntN(3) {
+		tp := p.somePartition()
+		part := shard.Part{Partition: tp}
+		inline := p.rnd.IntN(2) == 0
+		if !inline {
+			part.Segment, part.Position = seg, pos
+		}
+		var numbers []uint32
+		for range 1 + p.rnd.IntN(4) {
+			n := p.batch(tp)
+			b := p.model.batches[n]
+			part.Batches = append(part.Batches, b)
+			numbers = append(numbers, n)
+			if inline {
+				part.Inline = append(part.Inline, p.bytesOf(n)...)
+			} else {
+				p.model.stored[seg][pos] = storedBatch{n, b.Length}
+				pos += tiering.Position(b.Length)
+			}
+		}
+		r.sub.Parts = append(r.sub.Parts, part)
+		r.numbers = append(r.numbers, numbers)
+	}
+	return r
+}
+
+// submit sends a new request, or an old one again.
+func (p *play) submit(d *shard.Draft, dropped map[tiering.TopicID]bool) {
+	session := tiering.SessionID{byte(1 + p.rnd.IntN(3))}
+	r := p.last[session]
+	switch roll := p.rnd.IntN(10); {
+	case r == nil || roll > 2:
+		r = p.newRequest(session)
+	case roll == 0: // a delayed duplicate of one before the last
+		r = &request{sub: r.sub, numbers: r.numbers}
+		r.sub.Seq -= min(r.sub.Seq, 1)
+	case roll == 1 && len(r.sub.Parts) > 1: // a different request under a used number
+		r = &request{sub: r.sub, numbers: r.numbers[:1]}
+		r.sub.Parts = r.sub.Parts[:1]
+	}
+	want, ok := p.model.submit(&r.sub, r.numbers, p.epoch, p.now, dropped)
+	sub := p.overTheWire(&r.sub)
+	before := d.Size()
+	got, err := d.Submit(sub)
+	if !ok {
+		if !errors.Is(err, shard.ErrStaleSubmission) || d.Size() != before {
+			p.t.Fatalf("submission %d of %s: %v, want it to be stale", sub.Seq, session, err)
+		}
+		return
+	}
+	if err != nil || !slices.Equal(got, want) {
+		p.t.Fatalf("submission %d of %s: got %v, %v, want %v", sub.Seq, session, got, err, want)
+	}
+	for _, o := range got {
+		p.outcomes[o.Code]++
+	}
+	p.last[session] = r
+}
+
+func (p *play) overTheWire(s *shard.Submission) *shard.Submission {
+	enc := s.Encode(nil)
+	got, err := shard.DecodeSubmission(enc)
+	if err != nil || !bytes.Equal(got.Encode(nil), enc) {
+		p.t.Fatalf("submission does not survive its encoding: %v", err)
+	}
+	return got
+}
+
+// record builds one record, applies it to both states and compares everything.
+func (p *play) record() {
+	p.now += p.rnd.Int64N(100) - 20
+	if p.rnd.IntN(8) == 0 {
+		p.epoch++
+	}
+	d := shard.NewDraft(p.state, p.epoch, tiering.SessionID{9}, p.rnd.Uint64(), p.now)
+	dropped := map[tiering.TopicID]bool{}
+	for range p.rnd.IntN(4) {
+		p.submit(d, dropped)
+	}
+	for range p.rnd.IntN(3) {
+		p.change(d, dropped)
+	}
+	if len(dropped) > 0 && !p.forgot { // what is forgotten in a record still counts in its draft
+		p.submit(d, dropped)
+	}
+	p.forgot = false
+	if d.Empty() {
+		return
+	}
+	size, r := d.Size(), d.Record()
+	enc := r.Encode(nil)
+	if len(enc) > size {
+		p.t.Fatalf("record of %d bytes, estimated at %d", len(enc), size)
+	}
+	back, err := shard.DecodeRecord(enc)
+	if err != nil || !bytes.Equal(back.Encode(nil), enc) || !r.SameRecord(enc) {
+		p.t.Fatalf("record does not survive its encoding: %v", err)
+	}
+	p.refuseBad(r)
+	before := p.marks()
+	if err := p.state.Apply(r); err != nil {
+		p.t.Fatal(err)
+	}
+	if err := p.other.Apply(back); err != nil {
+		p.t.Fatal(err)
+	}
+	p.verify(before, dropped)
+}
+
+func (p *play) change(d *shard.Draft, dropped map[tiering.TopicID]bool) {
+	tp := p.somePartition()
+	m := p.model.partitions[tp]
+	switch p.rnd.IntN(6) {
+	case 0, 1:
+		if r, ok := p.replacement(tp); ok && !dropped[tp.Topic] {
+			d.Add(r)
+		}
+	case 2:
+		to := p.rnd.Int64N(40)
+		if m != nil && !dropped[tp.Topic] {
+			to = m.start + p.rnd.Int64N(m.next-m.start+3) - 1
+			m.start = max(m.start, min(to, m.next))
+		}
+		d.Add(shard.Trim{Partition: tp, LogStart: tiering.Offset(max(to, 0))})
+	case 3:
+		if p.rnd.IntN(4) == 0 {
+			d.Add(shard.DropTopic{Topic: tp.Topic})
+			dropped[tp.Topic] = true
+			maps.DeleteFunc(p.model.partitions, func(k tiering.TopicPartition, _ *refPartition) bool { return k.Topic == tp.Topic })
+		}
+	case 4:
+		if p.rnd.IntN(4) == 0 && len(dropped) == 0 {
+			id := tiering.SessionID{byte(1 + p.rnd.IntN(3))}
+			d.Add(shard.ForgetSession{Session: id})
+			delete(p.model.answered, id)
+			delete(p.last, id)
+			p.forgot = true
+		}
+	case 5:
+		if len(dropped) == 0 {
+			d.Add(shard.ExpireProducers{Before: p.now - 300})
+			for _, m := range p.model.partitions {
+				maps.DeleteFunc(m.producers, func(_ int64, pr *refProducer) bool { return pr.updated < p.now-300 })
+			}
+			p.forgot = true
+		}
+	}
+}
+
+// replacement merges some neighbouring extents into a segment of their own, or asks for a
+// run that does not exist. What it may do to the state is told by verify: nothing that a
+// reader could see.
+func (p *play) replacement(tp tiering.TopicPartition) (shard.Replace, bool) {
+	ext := p.state.Partition(tp).Extents
+	if len(ext) == 0 {
+		return shard.Replace{}, false
+	}
+	i := p.rnd.IntN(len(ext))
+	j := min(len(ext), i+1+p.rnd.IntN(3))
+	p.segSeq++
+	seg := tiering.SegmentID{Session: tiering.SessionID{8}, Seq: p.segSeq}
+	p.model.stored[seg] = map[tiering.Position]storedBatch{}
+	with := tiering.Extent{Base: ext[i].Base, Segment: seg, Position: 64}
+	for _, e := range ext[i:j] {
+		for _, b := range p.batchesOf(e) {
+			p.model.stored[seg][with.Position+tiering.Position(with.Length)] = b
+			with.Length += b.length
+		}
+		with.Count += e.Count
+		with.MaxTimestamp = max(with.MaxTimestamp, e.MaxTimestamp)
+	}
+	if p.rnd.IntN(5) == 0 {
+		with.Count += 1 << 40 // there is no such run
+	}
+	return shard.Replace{Partition: tp, With: with}, true
+}
+
+// batchesOf reads an extent back, as a fetch would.
+func (p *play) batchesOf(e tiering.Extent) (out []storedBatch) {
+	for pos := tiering.Position(0); pos < tiering.Position(e.Length); {
+		b := p.model.stored[e.Segment][e.Position+pos]
+		if e.IsInline() {
+			b.number = binary.BigEndian.Uint32(e.Inline[pos:])
+			b.length = p.model.batches[b.number].Length
+		}
+		if b.length == 0 {
+			p.t.Fatalf("no batch begins at byte %d of extent %+v", pos, e)
+		}
+		out = append(out, b)
+		pos += tiering.Position(b.length)
+	}
+	return out
+}
+
+// refuseBad offers the state variations of a good record that it must not take.
+func (p *play) refuseBad(r shard.Record) {
+	before := p.state.EncodeSnapshot(nil)
+	for name, bad := range spoiled(r, p.state.Epoch) {
+		err := p.state.Apply(bad)
+		if !errors.Is(err, shard.ErrCorrupt) {
+			p.t.Fatalf("a record with %s: got %v, want ErrCorrupt", name, err)
+		}
+	}
+	if !bytes.Equal(before, p.state.EncodeSnapshot(nil)) {
+		p.t.Fatal("a refused record changed the state")
+	}
+}
+
+func spoiled(r shard.Record, epoch tiering.LeaderEpoch) map[string]shard.Record {
+	out := map[string]shard.Record{}
+	again, ahead, old := r, r, r
+	again.Seq--
+	ahead.Seq++
+	out["the seq of the one before"], out["a seq too far ahead"] = again, ahead
+	if epoch > 0 {
+		old.Epoch = epoch - 1
+		out["an older epoch"] = old
+	}
+	for i, c := range r.Changes {
+		a, ok := c.(shard.Append)
+		if !ok {
+			continue
+		}
+		gap, none, empty := a, a, a
+		gap.Base++
+		none.Extents = nil
+		empty.Extents = slices.Clone(a.Extents)
+		empty.Extents[len(empty.Extents)-1].Count = 0
+		for name, x := range map[string]shard.Append{"a gap": gap, "an append of nothing": none, "an empty extent": empty} {
+			bad := r
+			bad.Changes = slices.Clone(r.Changes)
+			bad.Changes[i] = x
+			out[fmt.Sprintf("%s in change %d", name, i)] = bad
+		}
+	}
+	return out
+}
+
+type mark struct {
+	next, start tiering.Offset
+	epoch       tiering.LeaderEpoch
+}
+
+func (p *play) marks() map[tiering.TopicPartition]mark {
+	out := map[tiering.TopicPartition]mark{}
+	for _, tp := range p.state.Partitions() {
+		s := p.state.Partition(tp)
+		out[tp] = mark{s.Next, s.LogStart, s.LastEpoch()}
+	}
+	return out
+}
+
+func (p *play) verify(before map[tiering.TopicPartition]mark, dropped map[tiering.TopicID]bool) {
+	snap := p.state.EncodeSnapshot(nil)
+	if !bytes.Equal(snap, p.other.EncodeSnapshot(nil)) {
+		p.t.Fatalf("record %d: the states that applied it before and after its encoding differ", p.state.Seq)
+	}
+	back, err := shard.DecodeSnapshot(snap)
+	if err != nil || !bytes.Equal(back.EncodeSnapshot(nil), snap) {
+		p.t.Fatalf("snapshot does not survive its encoding: %v", err)
+	}
+	if back.InlineBytes() != p.state.InlineBytes() || back.InlineExtents() != p.state.InlineExtents() {
+		p.t.Fatal("inline counters differ after a snapshot")
+	}
+	if p.rnd.IntN(5) == 0 {
+		p.other = back // from here on, a follower that started from a snapshot
+	}
+	for tp, was := range before {
+		s := p.state.Partition(tp)
+		if !dropped[tp.Topic] && (s.Next < was.next || s.LogStart < was.start || s.LastEpoch() < was.epoch) {
+			p.t.Fatalf("%s went back: %+v, now next %d, start %d, epoch %d", tp, was, s.Next, s.LogStart, s.LastEpoch())
+		}
+	}
+	p.compare()
+}
+
+func (p *play) compare() {
+	var bytesInline int64
+	runs := 0
+	if got, want := len(p.state.Partitions()), len(p.model.partitions); got != want {
+		p.t.Fatalf("%d partitions, want %d", got, want)
+	}
+	for tp, m := range p.model.partitions {
+		s := p.state.Partition(tp)
+		if int64(s.Next) != m.next || int64(s.LogStart) != m.start || s.Producers() != len(m.producers) {
+			p.t.Fatalf("%s: next %d start %d producers %d, want %d %d %d", tp, s.Next, s.LogStart, s.Producers(), m.next, m.start, len(m.producers))
+		}
+		at := s.Next
+		if len(s.Extents) > 0 {
+			at = s.Extents[0].Base
+		}
+		if at > s.LogStart {
+			p.t.Fatalf("%s: reads begin at %d, the log at %d", tp, at, s.LogStart)
+		}
+		for _, e := range s.Extents {
+			if e.Base != at {
+				p.t.Fatalf("%s: extent at %d, want %d", tp, e.Base, at)
+			}
+			if start, ok := m.epochs[e.Epoch]; !ok || int64(e.Base) < start {
+				p.t.Fatalf("%s: offset %d is of epoch %d, which begins at %d", tp, e.Base, e.Epoch, start)
+			}
+			for _, b := range p.batchesOf(e) {
+				if want, ok := m.at[int64(at)]; !ok || want != b.number {
+					p.t.Fatalf("%s: offset %d holds batch %d, want %d", tp, at, b.number, want)
+				}
+				at += tiering.Offset(p.model.batches[b.number].Count)
+			}
+			if at != e.End() {
+				p.t.Fatalf("%s: extent ends at %d, its batches at %d", tp, e.End(), at)
+			}
+			if e.IsInline() {
+				bytesInline += int64(len(e.Inline))
+				runs++
+			} else if e.Segment.Session == (tiering.SessionID{8}) {
+				p.replaced++
+			}
+		}
+		if at != s.Next {
+			p.t.Fatalf("%s: extents end at %d, want %d", tp, at, s.Next)
+		}
+		for epoch, start := range m.epochs {
+			if e, end := s.EpochEnd(epoch - 1); start >= m.start && e >= 0 && int64(end) > start {
+				p.t.Fatalf("%s: epoch %d ends at %d, but epoch %d begins at %d", tp, epoch-1, end, epoch, start)
+			}
+		}
+	}
+	if bytesInline != p.state.InlineBytes() || runs != p.state.InlineExtents() {
+		p.t.Fatalf("inline: counted %d bytes in %d, want %d in %d", p.state.InlineBytes(), p.state.InlineExtents(), bytesInline, runs)
+	}
+}
+
+// TestStateAgreesWithAPlainModel plays random submissions and changes, new, repeated and
+// stale, against the reference.
+func TestStateAgreesWithAPlainModel(t *testing.T) {
+	seen, replaced := map[shard.Code]int{}, 0
+	for seed := range uint64(60) {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			p := &play{
+				t: t, rnd: rand.New(rand.NewPCG(seed, 1)), model: newReference(), now: 1000,
+				state: shard.New(), other: shard.New(), last: map[tiering.SessionID]*request{}, outcomes: seen,
+			}
+			for range 120 {
+				p.record()
+			}
+			replaced += p.replaced
+		})
+	}
+	for _, code := range []shard.Code{shard.OK, shard.OutOfOrderSequence, shard.InvalidProducerEpoch, shard.UnknownTopicOrPartition} {
+		if seen[code] < 50 {
+			t.Errorf("outcome %d came up %d times only: the play is too tame", code, seen[code])
+		}
+	}
+	if replaced == 0 {
+		t.Error("no replacement ever took place")
+	}
+}
