@@ -1,0 +1,69 @@
+package protocol
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+
+	"golang.org/x/sync/semaphore"
+)
+
+// Budget is a number of bytes that requests in memory share. Who asks first is served
+// first, so a large request is not starved by small ones. Safe for concurrent use.
+type Budget struct {
+	size int64
+	sem  *semaphore.Weighted
+	used atomic.Int64
+}
+
+// NewBudget makes a budget of size bytes.
+func NewBudget(size int64) *Budget {
+	return &Budget{size: size, sem: semaphore.NewWeighted(size)}
+}
+
+// Size returns the whole budget in bytes.
+func (b *Budget) Size() int64 { return b.size }
+
+// InUse returns the bytes that are charged at the moment.
+func (b *Budget) InUse() int64 { return b.used.Load() }
+
+// Acquire waits until n bytes are free and charges them. It fails if ctx ends first, and
+// at once if n is more than the whole budget.
+func (b *Budget) Acquire(ctx context.Context, n int64) (*Charge, error) {
+	if n < 0 || n > b.size {
+		return nil, fmt.Errorf("a request needs %d bytes of memory, the whole budget is %d: raise the budget or lower the request limit", n, b.size)
+	}
+	if err := b.sem.Acquire(ctx, n); err != nil {
+		return nil, fmt.Errorf("waiting for %d bytes of the request budget: %w", n, err)
+	}
+	b.used.Add(n)
+	c := &Charge{budget: b}
+	c.n.Store(n)
+	return c, nil
+}
+
+// Charge is a part of a budget that is in use. A nil Charge holds nothing.
+type Charge struct {
+	budget *Budget
+	n      atomic.Int64
+}
+
+// Bytes returns what is still held.
+func (c *Charge) Bytes() int64 {
+	if c == nil {
+		return 0
+	}
+	return c.n.Load()
+}
+
+// Release gives the bytes back. Only the first call has an effect; any goroutine may
+// make it.
+func (c *Charge) Release() {
+	if c == nil {
+		return
+	}
+	if n := c.n.Swap(0); n > 0 {
+		c.budget.used.Add(-n)
+		c.budget.sem.Release(n)
+	}
+}
