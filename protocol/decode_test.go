@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"reflect"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -152,6 +153,9 @@ func FuzzDecodeRequest(f *testing.F) {
 		runtime.ReadMemStats(&after)
 		if used := after.TotalAlloc - before.TotalAlloc; used > decodeBound(len(body)) {
 			t.Fatalf("%d bytes allocated for a body of %d", used, len(body))
+		}
+		if err != nil && strings.Contains(err.Error(), "panic") {
+			t.Fatal(err)
 		}
 		if err == nil && (req.Key() != key || req.GetVersion() != version) {
 			t.Fatalf("decoded as key %d version %d", req.Key(), req.GetVersion())
