@@ -35,6 +35,7 @@ func start(t testing.TB, cfg etcd.EmbeddedConfig) *etcd.Embedded {
 
 // TestContractInProcess holds the clients without a network to the contract.
 func TestContractInProcess(t *testing.T) {
+	t.Parallel() // most of its time is waiting for leases
 	server := start(t, etcd.EmbeddedConfig{})
 	metadatatest.Run(t, metadatatest.Harness{
 		TTL: time.Second,
@@ -52,6 +53,7 @@ func TestContractInProcess(t *testing.T) {
 
 // TestContractOverNetwork holds the clients that an agent of a cluster uses to it.
 func TestContractOverNetwork(t *testing.T) {
+	t.Parallel()
 	server := start(t, etcd.EmbeddedConfig{ClientURL: "http://127.0.0.1:0"})
 	metadatatest.Run(t, metadatatest.Harness{
 		TTL: time.Second,

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -70,8 +71,10 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	}
 	v, err := serverVersion(ctx, c, cfg.Endpoints, cfg.DialTimeout)
 	switch {
+	case ctx.Err() != nil:
+		err = fmt.Errorf("connect to etcd at %s: %w", all, ctx.Err())
 	case err != nil:
-		err = fmt.Errorf("connect to etcd at %s: no answer within %v: %w", all, cfg.DialTimeout, err)
+		err = fmt.Errorf("connect to etcd at %s: no usable answer within %v: %w", all, cfg.DialTimeout, err)
 	case v.before(oldest):
 		err = fmt.Errorf("connect to etcd at %s: server is version %v, need %v or newer", all, v, oldest)
 	default:
@@ -88,6 +91,9 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 // caller's own context lives.
 func once(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	err := invoke(ctx, method, req, reply, conn, opts...)
+	if last, ok := ctx.Value(attemptKey{}).(*attempt); ok && err != nil {
+		last.err.Store(&err)
+	}
 	switch status.Code(err) {
 	case codes.Canceled, codes.DeadlineExceeded:
 		if ctx.Err() == nil {
@@ -96,6 +102,13 @@ func once(ctx context.Context, method string, req, reply any, conn *grpc.ClientC
 	}
 	return err
 }
+
+// attempt is what the last attempt at a call failed with: clientv3 only tells, when time
+// is up, that it is, and not that a certificate was not trusted.
+type attempt struct{ err atomic.Pointer[error] }
+
+// attemptKey is the key of an *attempt in a context.
+type attemptKey struct{}
 
 // serverVersion asks all endpoints and returns the first answer, or the first error if
 // there is none.
@@ -109,9 +122,13 @@ func serverVersion(ctx context.Context, c *clientv3.Client, endpoints []string, 
 	answers := make(chan answer, len(endpoints))
 	for _, endpoint := range endpoints {
 		go func() { // ends with ctx at the latest; all are awaited below
-			resp, err := c.Status(ctx, endpoint)
+			last := new(attempt)
+			resp, err := c.Status(context.WithValue(ctx, attemptKey{}, last), endpoint)
 			if err != nil {
-				answers <- answer{err: wrap(ctx, endpoint, err)}
+				if reason := last.err.Load(); reason != nil {
+					err = errors.New(strings.TrimPrefix(status.Convert(*reason).Message(), "latest balancer error: "))
+				}
+				answers <- answer{err: fmt.Errorf("%s: %w", endpoint, err)}
 				return
 			}
 			v, err := parseVersion(resp.Version)

@@ -2,8 +2,11 @@ package etcd_test
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"net"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -11,8 +14,10 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 
 	"github.com/floelog/floe/metadata"
@@ -68,13 +73,13 @@ func (l listener) Accept() (net.Conn, error) {
 }
 
 // serve starts the server and returns its address.
-func (f *fakeServer) serve(t *testing.T) string {
+func (f *fakeServer) serve(t *testing.T, opts ...grpc.ServerOption) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := grpc.NewServer()
+	server := grpc.NewServer(opts...)
 	pb.RegisterKVServer(server, f)
 	pb.RegisterMaintenanceServer(server, f)
 	served := make(chan error, 1)
@@ -161,6 +166,11 @@ func TestOpen(t *testing.T) {
 	if err := refusing.Close(); err != nil {
 		t.Fatal(err)
 	}
+	ended, end := context.WithCancel(t.Context())
+	end()
+	if _, err := etcd.Open(ended, etcd.Config{Endpoints: []string{refused}}); !errors.Is(err, context.Canceled) {
+		t.Errorf("open with an ended context: %v", err)
+	}
 	version := func(v string) string { return (&fakeServer{version: v}).serve(t) }
 	for _, c := range []struct {
 		name      string
@@ -168,8 +178,8 @@ func TestOpen(t *testing.T) {
 		want      string // in the error; empty: none
 	}{
 		{"no endpoints", nil, "no endpoints given"},
-		{"nobody there", []string{refused}, "no answer within"},
-		{"nobody answers", []string{silent.Addr().String(), refused}, "no answer within"},
+		{"nobody there", []string{refused}, "connection refused"},
+		{"nobody answers", []string{silent.Addr().String(), refused}, "no usable answer within"},
 		{"too old", []string{version("3.4.30")}, "server is version 3.4.30, need 3.5.8 or newer"},
 		{"watch progress out of order", []string{version("3.5.7")}, "server is version 3.5.7"},
 		{"not a version", []string{version("latest")}, "latest"},
@@ -194,5 +204,70 @@ func TestOpen(t *testing.T) {
 				t.Errorf("error %q, want one line with %q", err, c.want)
 			}
 		})
+	}
+}
+
+func TestOpenTLS(t *testing.T) {
+	https := httptest.NewTLSServer(nil) // has a certificate and who trusts it
+	defer https.Close()
+	f := &fakeServer{version: "3.6.0"}
+	addr := f.serve(t, grpc.Creds(credentials.NewServerTLSFromCert(&https.TLS.Certificates[0])))
+	roots := x509.NewCertPool()
+	roots.AddCert(https.Certificate())
+	for _, c := range []struct {
+		name string
+		tls  *tls.Config
+		want string
+	}{
+		{"trusted", &tls.Config{RootCAs: roots}, ""},
+		{"untrusted", &tls.Config{RootCAs: x509.NewCertPool()}, "certificate"},
+		{"plain text", nil, "no usable answer within"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			store, err := etcd.Open(t.Context(), etcd.Config{Endpoints: []string{addr}, TLS: c.tls, DialTimeout: 500 * time.Millisecond})
+			if err == nil {
+				closeClient(t, store)
+			}
+			if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+				t.Errorf("error %v, want %q", err, c.want)
+			}
+		})
+	}
+}
+
+// TestOpenLogin speaks to a server that asks for a password.
+func TestOpenLogin(t *testing.T) {
+	server := start(t, etcd.EmbeddedConfig{ClientURL: "http://127.0.0.1:0"})
+	ctx := t.Context()
+	admin, err := clientv3.New(clientv3.Config{Endpoints: []string{server.Endpoint()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close()
+	_, addErr := admin.UserAdd(ctx, "root", "secret")
+	_, grantErr := admin.UserGrantRole(ctx, "root", "root")
+	_, enableErr := admin.AuthEnable(ctx)
+	if err := errors.Join(addErr, grantErr, enableErr); err != nil {
+		t.Fatal(err)
+	}
+	cfg := etcd.Config{Endpoints: []string{server.Endpoint()}, Username: "root", Password: "secret"}
+	store, err := etcd.Open(ctx, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeClient(t, store)
+	res, err := store.Txn(ctx, metadata.Txn{Then: []metadata.Op{metadata.Put("/a", nil)}})
+	if err != nil || !res.Succeeded {
+		t.Errorf("txn after login: %v, succeeded %v", err, res.Succeeded)
+	}
+	if b := <-store.Watch(ctx, "/", res.Revision); b.Err != nil || len(b.Events) != 1 {
+		t.Errorf("watch after login: %+v", b)
+	}
+	cfg.Password = "wrong"
+	if wrong, err := etcd.Open(ctx, cfg); err == nil {
+		closeClient(t, wrong)
+		t.Error("open with a wrong password succeeded")
+	} else if !strings.Contains(err.Error(), "authentication failed") || strings.Contains(err.Error(), "secret") {
+		t.Errorf("open with a wrong password: %v", err)
 	}
 }

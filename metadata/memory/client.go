@@ -55,6 +55,9 @@ func (c *Client) Txn(ctx context.Context, txn metadata.Txn) (metadata.TxnResult,
 
 // Get implements metadata.Store.
 func (c *Client) Get(ctx context.Context, keys ...string) ([]metadata.KV, int64, error) {
+	if slices.Contains(keys, "") {
+		return nil, 0, c.wrap("get", fmt.Errorf("%w: empty key", metadata.ErrInvalid))
+	}
 	var kvs []metadata.KV
 	var revision int64
 	err := c.call(ctx, false, func(s *Server) error {
@@ -72,6 +75,9 @@ func (c *Client) Get(ctx context.Context, keys ...string) ([]metadata.KV, int64,
 
 // Range implements metadata.Store.
 func (c *Client) Range(ctx context.Context, from, end string, revision int64, limit int) (metadata.Page, error) {
+	if end == "" {
+		return metadata.Page{}, c.wrap("range", fmt.Errorf("%w: no end", metadata.ErrInvalid))
+	}
 	var page metadata.Page
 	err := c.call(ctx, false, func(s *Server) error {
 		var err error

@@ -121,6 +121,12 @@ func testRangeBounds(e *env) {
 	if err != nil || len(page.KVs) != 2 || page.KVs[1].Key != e.key("d") {
 		e.Errorf("range to the end: %v, %v", page.KVs, err)
 	}
+	_, err = e.Range(e.ctx, e.key("c"), "", 0, 2)
+	e.wantErr("range without an end", err, metadata.ErrInvalid)
+	_, _, err = e.Get(e.ctx, "")
+	e.wantErr("get of an empty key", err, metadata.ErrInvalid)
+	_, _, err = e.Get(e.ctx, e.key("c"), "")
+	e.wantErr("get of an empty key among others", err, metadata.ErrInvalid)
 	page, err = e.Range(e.ctx, "", metadata.RangeToEnd, 0, 1)
 	if err != nil || len(page.KVs) != 1 || page.KVs[0].Key > e.key("a") {
 		e.Errorf("range of all keys: %v, %v", page.KVs, err)
