@@ -63,6 +63,8 @@ type Config struct {
 	RollupAge   time.Duration
 	RollupBytes int64
 
+	SnapshotRecords uint64 // journal records between two snapshots of a shard; 0: the journal's default
+
 	Kafka          kafka.Settings
 	ProducerExpiry time.Duration
 
@@ -291,7 +293,7 @@ func (a *Agent) assemble(c catalogue.Cluster) error {
 	log := a.parts.Log
 	a.catalogue = catalogue.New(a.parts.Meta, a.keys, c, catalogue.Config{Log: log})
 	a.agents = membership.NewAgents(a.parts.Meta, a.keys, membership.AgentsConfig{Log: log})
-	a.set = journal.New(journal.Config{Keys: a.keys, Shards: c.Shards, Node: a.node}, journal.Parts{
+	a.set = journal.New(journal.Config{Keys: a.keys, Shards: c.Shards, Node: a.node, SnapshotRecords: a.cfg.SnapshotRecords}, journal.Parts{
 		Store: a.parts.Meta, Objects: a.parts.Objects, Log: log, Now: time.Now, Nonce: nonce, Observe: a.metrics,
 		Applied: func(id tiering.ShardID, rec *shard.Record) { a.reader.Applied(id, rec) },
 	})
@@ -326,6 +328,10 @@ func (a *Agent) assemble(c catalogue.Cluster) error {
 // Ports returns what the Kafka handlers are given, once the agent is ready: the way in for
 // a simulation, which has no network.
 func (a *Agent) Ports() kafka.Parts { return a.ports }
+
+// ReadShard calls f with this agent's view of a shard, once the agent is ready. The state
+// must not be kept or changed.
+func (a *Agent) ReadShard(id tiering.ShardID, f func(*shard.State)) { a.set.View(id).Read(f) }
 
 // SequenceHere commits a submission on a shard that this agent leads, for other agents.
 func (a *Agent) SequenceHere(ctx context.Context, id tiering.ShardID, s *shard.Submission) ([]shard.Outcome, error) {
