@@ -70,6 +70,7 @@ func runDev(p process, s *settings.Settings) (err error) {
 	if err != nil {
 		return err
 	}
+	log.Debug("the store can be relied on", "store", driver.String())
 	server, err := etcd.StartEmbedded(ctx, etcd.EmbeddedConfig{
 		Dir: filepath.Join(s.Data, etcdDir), Quota: int64(s.EtcdQuota), Logger: log,
 	})
@@ -77,6 +78,7 @@ func runDev(p process, s *settings.Settings) (err error) {
 		return fmt.Errorf("data %s: %w", s.Data, err)
 	}
 	defer func() { err = errors.Join(err, server.Close()) }()
+	log.Debug("the embedded etcd serves")
 	if err := bury(ctx, server.NewClient(), metadata.NewKeys(s.Cluster), s); err != nil {
 		return err
 	}

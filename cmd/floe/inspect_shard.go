@@ -162,8 +162,16 @@ func jsonValue(kv metadata.KV) any {
 	if !kv.Exists() {
 		return nil
 	}
-	return json.RawMessage(kv.Value)
+	return rawJSON(kv.Value)
 }
+
+// rawJSON is JSON that is printed as it is stored.
+type rawJSON []byte
+
+func (r rawJSON) String() string { return string(r) }
+
+// MarshalJSON returns the bytes.
+func (r rawJSON) MarshalJSON() ([]byte, error) { return r, nil }
 
 func plainRecords(records []shard.Record) []any {
 	out := make([]any, 0, len(records))
