@@ -73,7 +73,7 @@ func New(cfg Config) (*Store, error) {
 	core, err := client.NewCore(endpoint.Host, &client.Options{
 		Creds:        creds(cfg, transport),
 		Secure:       endpoint.Scheme == "https",
-		Transport:    transport,
+		Transport:    s3wire.Transport{RoundTripper: transport},
 		Region:       region,
 		BucketLookup: client.BucketLookupPath,
 		MaxRetries:   1,
@@ -108,6 +108,8 @@ func (s *Store) Put(ctx context.Context, key string, body objstore.Body) error {
 		DisableContentSha256: true,
 	}
 	options.SetMatchETagExcept("*")
+	ctx, giveBack := s3wire.Lend(ctx)
+	defer giveBack()
 	_, err := s.core.PutObject(ctx, s.bucket, s.prefix+key, body.Reader(), body.Size(), "", "", options)
 	if err != nil {
 		return fmt.Errorf("minio: put %s: %w", key, wireError(s3wire.Write, err))

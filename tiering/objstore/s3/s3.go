@@ -68,6 +68,7 @@ func New(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, err
 	}
 	client := awss3.NewFromConfig(loaded, func(o *awss3.Options) {
+		o.HTTPClient = watching{o.HTTPClient}
 		o.Retryer = aws.NopRetryer{}
 		o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
 		o.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
@@ -111,11 +112,21 @@ func load(ctx context.Context, cfg Config) (aws.Config, error) {
 	return loaded, nil
 }
 
+// watching lets Put wait for its body.
+type watching struct{ awss3.HTTPClient }
+
+// Do implements the SDK's HTTPClient.
+func (w watching) Do(req *http.Request) (*http.Response, error) {
+	return w.HTTPClient.Do(s3wire.Watch(req))
+}
+
 // Put implements objstore.Store.
 func (s *Store) Put(ctx context.Context, key string, body objstore.Body) error {
 	if err := objstore.CheckKey(key); err != nil {
 		return err
 	}
+	ctx, giveBack := s3wire.Lend(ctx)
+	defer giveBack()
 	_, err := s.client.PutObject(ctx, &awss3.PutObjectInput{
 		Bucket:         &s.bucket,
 		Key:            s.key(key),
