@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -16,9 +17,15 @@ import (
 var errDeadSession = errors.New("a session named by the record is dead")
 
 // append makes the record part of the journal and of the view, or finds out for certain
-// that it never will be.
+// that it never will be. The exception is an agent that stops while the outcome is
+// unknown: it answers ErrFenced, and the proposal's own identity must do the rest.
 func (l *Leader) append(ctx context.Context, r *shard.Record, ps []pending, dead map[tiering.SessionID]bool) error {
 	value := r.Encode(nil)
+	// What is applied is what was written: it shares no memory with its proposers.
+	own, err := shard.DecodeRecord(value)
+	if err != nil {
+		return fmt.Errorf("shard %d: %w: record %d cannot be read back: %w", l.id, metadata.ErrInvalid, r.Seq, err)
+	}
 	head := encodeHead(l.epoch, l.session.ID(), r.Seq)
 	txn, sessions := l.appendTxn(r, value, head, ps)
 	start := l.set.parts.Now()
@@ -27,14 +34,14 @@ func (l *Leader) append(ctx context.Context, r *shard.Record, ps []pending, dead
 		res, err := l.attempt(ctx, txn)
 		switch {
 		case err == nil && res.Succeeded:
-			return l.appended(r, head, len(value), since(l.set.parts.Now, start))
+			return l.appended(&own, head, len(value), since(l.set.parts.Now, start))
 		case err == nil:
-			applied, err := l.refused(r, res.Else, sessions, dead)
+			applied, err := l.refused(r, head, res.Else, sessions, dead)
 			if applied {
-				return l.appended(r, head, len(value), since(l.set.parts.Now, start))
+				return l.appended(&own, head, len(value), since(l.set.parts.Now, start))
 			}
 			return err
-		case errors.Is(err, metadata.ErrInvalid):
+		case errors.Is(err, metadata.ErrInvalid) && attempt == 1:
 			return fmt.Errorf("shard %d: appending record %d of %d bytes: %w", l.id, r.Seq, len(value), err)
 		}
 		// Unknown: the same record again, until the store says what became of it.
@@ -42,11 +49,24 @@ func (l *Leader) append(ctx context.Context, r *shard.Record, ps []pending, dead
 		if attempt == 1 {
 			l.set.parts.Log.Warn("an append's outcome is unknown; writing it again until it is", "shard", l.id, "seq", r.Seq, "err", err)
 		}
-		if !pause(ctx, wait) {
+		if !l.pause(ctx, wait) {
 			return fmt.Errorf("shard %d: %w: the agent stops while the outcome of record %d is unknown", l.id, metadata.ErrFenced, r.Seq)
 		}
 		wait = min(2*wait, retryMax)
 	}
+}
+
+// pause waits between two attempts; it reports false if the agent stops meanwhile.
+func (l *Leader) pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+	case <-l.set.stopped:
+	}
+	return false
 }
 
 func (l *Leader) attempt(ctx context.Context, txn metadata.Txn) (metadata.TxnResult, error) {
@@ -80,13 +100,16 @@ func (l *Leader) appendTxn(r *shard.Record, value, head []byte, ps []pending) (m
 
 // refused judges a transaction whose conditions did not hold. Either the record is there,
 // by an earlier attempt, or a condition that can never hold again keeps it out for ever.
-func (l *Leader) refused(r *shard.Record, found []metadata.KV, sessions []tiering.SessionID, dead map[tiering.SessionID]bool) (applied bool, err error) {
-	leader, head, record := found[0], found[1], found[2]
-	if record.Exists() && r.SameRecord(record.Value) {
+// A snapshot may have trimmed the record already; the head then still tells: no other
+// leadership has this epoch, and of the records that this one drafted for this seq all
+// but the last named a dead session and were refused for good.
+func (l *Leader) refused(r *shard.Record, head []byte, found []metadata.KV, sessions []tiering.SessionID, dead map[tiering.SessionID]bool) (applied bool, err error) {
+	leader, at, record := found[0], found[1], found[2]
+	if record.Exists() && r.SameRecord(record.Value) || !record.Exists() && bytes.Equal(at.Value, head) {
 		return true, nil
 	}
-	if string(leader.Value) != string(l.value) || string(head.Value) != string(l.appender.head) {
-		return false, fmt.Errorf("shard %d: %w: led by %s, head is %s", l.id, metadata.ErrFenced, orNobody(leader), head.Value)
+	if !bytes.Equal(leader.Value, l.value) || !bytes.Equal(at.Value, l.appender.head) {
+		return false, fmt.Errorf("shard %d: %w: led by %s, head is %s", l.id, metadata.ErrFenced, orNobody(leader), at.Value)
 	}
 	for i, s := range sessions {
 		if !found[3+i].Exists() {

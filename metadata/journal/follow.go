@@ -15,54 +15,63 @@ import (
 // load brings every view up to one revision and returns it.
 func (s *Set) load(ctx context.Context) (int64, error) {
 	from := s.cfg.Keys.Shards()
-	return s.read(ctx, from, metadata.PrefixEnd(from))
+	return s.read(ctx, from, metadata.PrefixEnd(from), 0, s.cfg.Shards)
 }
 
 // reload brings one view up to date.
 func (s *Set) reload(ctx context.Context, id tiering.ShardID) error {
 	from := s.cfg.Keys.Shard(id)
-	_, err := s.read(ctx, from, metadata.PrefixEnd(from))
+	_, err := s.read(ctx, from, metadata.PrefixEnd(from), id, 1)
 	return err
 }
 
 // keyspace is what a read of the keyspace found about one shard.
 type keyspace struct {
 	leader   Leadership
+	head     headValue
 	snapshot snapshotValue
 	records  []metadata.KV
 }
 
-// read applies everything in [from, end) to the views it is about, as of one revision.
-func (s *Set) read(ctx context.Context, from, end string) (int64, error) {
-	for {
+// read applies everything in [from, end), which is about n shards from first on, as of one
+// revision.
+func (s *Set) read(ctx context.Context, from, end string, first tiering.ShardID, n uint32) (int64, error) {
+	for wait := retryMin; ; wait = min(2*wait, retryMax) {
+		before := make([]uint64, n)
+		for i := range before {
+			before[i] = s.views[int(first)+i].Seq()
+		}
 		found, revision, err := s.scan(ctx, from, end)
 		if err != nil {
 			return 0, err
 		}
-		err = s.applyFound(ctx, found)
-		switch {
-		case err == nil:
-			return revision, nil
-		case errors.Is(err, objstore.ErrNotFound), errors.Is(err, errGap):
-			// The pointer, or the journal behind it, has moved since: look again.
-			s.parts.Log.Info("a snapshot was superseded while it was read", "err", err)
-			if !pause(ctx, retryMin) {
-				return 0, ctx.Err()
+		if from == s.cfg.Keys.Shards() {
+			s.forgetRevisionsAfter(revision)
+		}
+		for i, seq := range before {
+			if err == nil {
+				err = s.applyFound(ctx, first+tiering.ShardID(i), found[first+tiering.ShardID(i)], seq, revision)
 			}
-		default:
-			return 0, err
+		}
+		if !errors.Is(err, objstore.ErrNotFound) {
+			return revision, err
+		}
+		// The pointer has moved since, or the object store is at fault: look again.
+		s.parts.Log.Info("a snapshot is gone; reading its journal again", "err", err)
+		if !pause(ctx, wait) {
+			return 0, ctx.Err()
 		}
 	}
 }
 
-func (s *Set) scan(ctx context.Context, from, end string) (map[tiering.ShardID]*keyspace, int64, error) {
+func (s *Set) scan(ctx context.Context, start, end string) (map[tiering.ShardID]*keyspace, int64, error) {
 	found := map[tiering.ShardID]*keyspace{}
-	var revision int64
+	from, revision := start, int64(0)
 	for {
 		page, err := s.parts.Store.Range(ctx, from, end, revision, rangePage)
 		if errors.Is(err, metadata.ErrCompacted) && revision != 0 {
 			clear(found)
-			revision, from = 0, s.startOf(end, from)
+			from, revision = start, 0
 			continue
 		}
 		if err != nil {
@@ -81,35 +90,22 @@ func (s *Set) scan(ctx context.Context, from, end string) (map[tiering.ShardID]*
 	}
 }
 
-// startOf returns where a read that ends at end has to start again: at the prefix of all
-// shards, or of the one shard it is about.
-func (s *Set) startOf(end, at string) string {
-	if end == metadata.PrefixEnd(s.cfg.Keys.Shards()) {
-		return s.cfg.Keys.Shards()
-	}
-	k, err := s.cfg.Keys.ParseShardKey(at[:len(at)-1])
-	if err != nil {
-		return s.cfg.Keys.Shards()
-	}
-	return s.cfg.Keys.Shard(k.Shard)
-}
-
 func (s *Set) sort(found map[tiering.ShardID]*keyspace, kv metadata.KV) error {
-	k, err := s.cfg.Keys.ParseShardKey(kv.Key)
-	if err != nil {
-		return err
-	}
-	if uint32(k.Shard) >= s.cfg.Shards {
-		return fmt.Errorf("key %q: the cluster has %d shards only", kv.Key, s.cfg.Shards)
+	k, ok := s.parse(kv.Key)
+	if !ok {
+		return nil
 	}
 	f := found[k.Shard]
 	if f == nil {
 		f = &keyspace{}
 		found[k.Shard] = f
 	}
+	var err error
 	switch k.Name {
 	case "leader":
 		f.leader, err = decodeLeader(kv.Value)
+	case "head":
+		f.head, err = decodeHead(kv.Value)
 	case "snapshot":
 		f.snapshot, err = decodeSnapshotPointer(kv)
 	case "journal":
@@ -118,21 +114,49 @@ func (s *Set) sort(found map[tiering.ShardID]*keyspace, kv metadata.KV) error {
 	return err
 }
 
-func (s *Set) applyFound(ctx context.Context, found map[tiering.ShardID]*keyspace) error {
-	for id, f := range found {
-		s.setLeadership(id, f.leader)
-		if f.snapshot.Seq > s.views[id].Seq() {
-			if err := s.loadSnapshot(ctx, id, f.snapshot); err != nil {
-				return err
-			}
+func (s *Set) parse(key string) (metadata.ShardKey, bool) {
+	k, err := s.cfg.Keys.ParseShardKey(key)
+	if err != nil || uint32(k.Shard) >= s.cfg.Shards {
+		s.parts.Log.Warn("ignoring a key that is not of this version", "key", key)
+		return k, false
+	}
+	return k, true
+}
+
+// applyFound applies what was found about one shard, whose view stood at record before
+// when the reading began.
+func (s *Set) applyFound(ctx context.Context, id tiering.ShardID, f *keyspace, before uint64, revision int64) error {
+	if f == nil {
+		f = &keyspace{}
+	}
+	if err := goneBack(id, before, f.head.Seq); err != nil {
+		return err
+	}
+	s.setLeadership(id, f.leader, revision)
+	if f.snapshot.Seq > s.views[id].Seq() {
+		if err := s.loadSnapshot(ctx, id, f.snapshot); err != nil {
+			return err
 		}
-		for _, kv := range f.records {
-			if err := s.applyRecord(id, kv.Value); err != nil {
-				return err
-			}
+	}
+	for _, kv := range f.records {
+		// Everything was read at one revision, so records that are missing are lost.
+		if err := s.applyRecord(id, kv); errors.Is(err, errGap) {
+			return fmt.Errorf("%w: %w", shard.ErrCorrupt, err)
+		} else if err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// goneBack reports a head that lies behind what a view had applied before it was read: no
+// journal ever shrinks, so the store has lost what it had acknowledged. A view that went
+// on would take the records that are written next for ones that it has.
+func goneBack(id tiering.ShardID, view, head uint64) error {
+	if view <= head {
+		return nil
+	}
+	return fmt.Errorf("shard %d: %w: the journal ends at record %d, before record %d of the view: was the metadata store restored?", id, shard.ErrCorrupt, head, view)
 }
 
 func (s *Set) loadSnapshot(ctx context.Context, id tiering.ShardID, p snapshotValue) error {
@@ -156,10 +180,13 @@ func (s *Set) loadSnapshot(ctx context.Context, id tiering.ShardID, p snapshotVa
 // errGap says that records are missing before one that arrived.
 var errGap = errors.New("journal records are missing")
 
-func (s *Set) applyRecord(id tiering.ShardID, value []byte) error {
-	r, err := shard.DecodeRecord(value)
+func (s *Set) applyRecord(id tiering.ShardID, kv metadata.KV) error {
+	r, err := shard.DecodeRecord(kv.Value)
 	if err != nil {
 		return fmt.Errorf("shard %d: %w", id, err)
+	}
+	if key := s.cfg.Keys.JournalRecord(id, r.Seq); key != kv.Key {
+		return fmt.Errorf("shard %d: %w: key %q holds record %d", id, shard.ErrCorrupt, kv.Key, r.Seq)
 	}
 	return s.apply(id, &r)
 }
@@ -212,22 +239,21 @@ func (s *Set) follow(ctx context.Context, revision int64) error {
 }
 
 func (s *Set) event(ctx context.Context, ev metadata.Event) error {
-	k, err := s.cfg.Keys.ParseShardKey(ev.Key)
-	if err != nil || uint32(k.Shard) >= s.cfg.Shards {
-		s.parts.Log.Warn("ignoring a key that is not of this version", "key", ev.Key)
+	k, ok := s.parse(ev.Key)
+	if !ok {
 		return nil
 	}
 	switch {
 	case k.Name == "leader" && ev.Deleted:
-		s.setLeadership(k.Shard, Leadership{})
+		s.setLeadership(k.Shard, Leadership{}, ev.Revision)
 	case k.Name == "leader":
 		l, err := decodeLeader(ev.Value)
 		if err != nil {
 			return err
 		}
-		s.setLeadership(k.Shard, l)
+		s.setLeadership(k.Shard, l, ev.Revision)
 	case k.Name == "journal" && !ev.Deleted && k.Seq > s.views[k.Shard].Seq():
-		if err := s.applyRecord(k.Shard, ev.Value); errors.Is(err, errGap) {
+		if err := s.applyRecord(k.Shard, ev.KV); errors.Is(err, errGap) {
 			return s.reload(ctx, k.Shard)
 		} else if err != nil {
 			return err
@@ -236,35 +262,55 @@ func (s *Set) event(ctx context.Context, ev metadata.Event) error {
 	return nil
 }
 
-// reconcile reloads the views that are behind their heads although the watch is quiet.
+// reconcile looks whether the watch has missed something: it corrects who leads, and
+// reloads the views that are behind their heads although the watch is quiet.
 func (s *Set) reconcile(ctx context.Context) error {
-	for first := uint32(0); first < s.cfg.Shards; first += metadata.MaxTxnOps {
-		n := min(s.cfg.Shards-first, metadata.MaxTxnOps)
-		keys := make([]string, n)
-		before := make([]uint64, n)
-		for i := range keys {
-			keys[i] = s.cfg.Keys.Head(tiering.ShardID(first + uint32(i)))
-			before[i] = s.views[first+uint32(i)].Seq()
+	const most = metadata.MaxTxnOps / 2
+	for first := uint32(0); first < s.cfg.Shards; first += most {
+		if err := s.reconcileSome(ctx, tiering.ShardID(first), int(min(s.cfg.Shards-first, most))); err != nil {
+			return err
 		}
-		kvs, _, err := s.parts.Store.Get(ctx, keys...)
-		if err != nil {
-			s.parts.Log.Warn("checking the views against the journals' heads", "err", err)
-			return nil // the next tick tries again; the watch goes on
-		}
-		for i, kv := range kvs {
-			id := tiering.ShardID(first + uint32(i))
-			if !kv.Exists() {
-				continue
-			}
-			h, err := decodeHead(kv.Value)
-			if err != nil {
+	}
+	return nil
+}
+
+func (s *Set) reconcileSome(ctx context.Context, first tiering.ShardID, n int) error {
+	keys := make([]string, 2*n) // the heads, then the leaders
+	before := make([]uint64, n)
+	for i := range n {
+		id := first + tiering.ShardID(i)
+		keys[i], keys[n+i] = s.cfg.Keys.Head(id), s.cfg.Keys.Leader(id)
+		before[i] = s.views[id].Seq()
+	}
+	actx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	kvs, revision, err := s.parts.Store.Get(actx, keys...)
+	cancel()
+	if err != nil {
+		s.parts.Log.Warn("checking the views against the journals' heads", "err", err)
+		return nil // the next tick tries again; the watch goes on
+	}
+	for i := range n {
+		id := first + tiering.ShardID(i)
+		var h headValue
+		var l Leadership
+		if kvs[i].Exists() {
+			if h, err = decodeHead(kvs[i].Value); err != nil {
 				return err
 			}
-			if at := s.views[id].Seq(); at < h.Seq && at == before[i] {
-				s.parts.Log.Warn("a view lags behind its journal; reading it again", "shard", id, "at", at, "head", h.Seq)
-				if err := s.reload(ctx, id); err != nil {
-					return err
-				}
+		}
+		if kvs[n+i].Exists() {
+			if l, err = decodeLeader(kvs[n+i].Value); err != nil {
+				return err
+			}
+		}
+		if err := goneBack(id, before[i], h.Seq); err != nil {
+			return err
+		}
+		s.setLeadership(id, l, revision)
+		if at := s.views[id].Seq(); at < h.Seq && at == before[i] {
+			s.parts.Log.Warn("a view lags behind its journal; reading it again", "shard", id, "at", at, "head", h.Seq)
+			if err := s.reload(ctx, id); err != nil {
+				return err
 			}
 		}
 	}

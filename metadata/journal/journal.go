@@ -111,9 +111,17 @@ type Set struct {
 
 	mu      sync.Mutex // guards the following
 	leaders map[tiering.ShardID]*Leader
-	known   []Leadership
+	taking  map[tiering.ShardID]bool // takeovers under way
+	known   []knowledge
 	changed chan struct{} // closed and replaced when known or leaders change
 	closing bool
+}
+
+// knowledge is a leadership and the revision of the store at which it was true. What
+// different goroutines read may arrive in another order than it was true in.
+type knowledge struct {
+	Leadership
+	revision int64
 }
 
 // New returns a Set that knows nothing yet; Run fills it.
@@ -136,12 +144,13 @@ func New(cfg Config, parts Parts) *Set {
 		loaded:  make(chan struct{}),
 		stopped: make(chan struct{}),
 		leaders: map[tiering.ShardID]*Leader{},
-		known:   make([]Leadership, cfg.Shards),
+		taking:  map[tiering.ShardID]bool{},
+		known:   make([]knowledge, cfg.Shards),
 		changed: make(chan struct{}),
 	}
 	for i := range s.views {
 		s.views[i] = newView(tiering.ShardID(i))
-		s.known[i] = Leadership{Epoch: -1}
+		s.known[i].Epoch = -1
 	}
 	return s
 }
@@ -207,7 +216,7 @@ func (s *Set) Leader(id tiering.ShardID) *Leader {
 func (s *Set) Leadership(id tiering.ShardID) Leadership {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.known[id]
+	return s.known[id].Leadership
 }
 
 // Leaderships returns who leads each shard and a channel that is closed when that
@@ -215,21 +224,43 @@ func (s *Set) Leadership(id tiering.ShardID) Leadership {
 func (s *Set) Leaderships() ([]Leadership, <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return append([]Leadership(nil), s.known...), s.changed
+	out := make([]Leadership, len(s.known))
+	for i, k := range s.known {
+		out[i] = k.Leadership
+	}
+	return out, s.changed
 }
 
-func (s *Set) setLeadership(id tiering.ShardID, l Leadership) {
+// setLeadership takes note of what was true at a revision, unless something newer is known.
+func (s *Set) setLeadership(id tiering.ShardID, l Leadership, revision int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	old := s.known[id]
+	old := &s.known[id]
+	if revision < old.revision {
+		return
+	}
 	if !l.Live {
 		l.Node, l.Session, l.Epoch = old.Node, old.Session, old.Epoch
 	}
-	if l.Epoch < old.Epoch || l == old {
+	if l.Epoch < old.Epoch {
 		return
 	}
-	s.known[id] = l
-	s.signalLocked()
+	old.revision = revision
+	if l != old.Leadership {
+		old.Leadership = l
+		s.signalLocked()
+	}
+}
+
+// forgetRevisionsAfter lets what was read at the given revision stand, although something
+// of a higher one is known: a restored store issues revisions again. A watch from there on
+// brings back what was newer.
+func (s *Set) forgetRevisionsAfter(revision int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range s.known {
+		s.known[i].revision = min(s.known[i].revision, revision)
+	}
 }
 
 func (s *Set) signalLocked() {

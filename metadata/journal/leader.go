@@ -2,6 +2,7 @@ package journal
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 
@@ -11,13 +12,17 @@ import (
 )
 
 // Proposal asks a leader for a change. Draft decides what the record shall say; it may
-// run more than once, on fresh drafts, until the record that holds it is resolved. Done
-// is called exactly once, from the leader's goroutine, with the seq of the record (0 if
-// nothing had to be written) or with
+// run more than once, on fresh drafts, until the record that holds it is resolved. It runs
+// while the view is locked, so it must look at the draft's state only, and when it fails
+// it must leave the draft as it was; its error then becomes Done's. Done is called exactly
+// once, from the leader's goroutine (or from Propose, if the leadership has ended), with
+// the seq of the record (0 if nothing had to be written) or with
 //
-//	metadata.ErrFenced       this leadership is over; ask the next leader. If the change was
-//	                         committed after all, repeating it is recognised by its id.
-//	metadata.ErrSessionDead  the session it names is gone; it was not committed now
+//	metadata.ErrFenced       this leadership is over; ask the next leader. The change may have
+//	                         been committed after all (the agent stopped, or the next leader
+//	                         has trimmed the journal, before its outcome was known): repeating
+//	                         it must be recognised, as submissions are by their number.
+//	metadata.ErrSessionDead  the session it names is gone; it was not committed, and never will be
 //	metadata.ErrInvalid      it can never be committed
 type Proposal struct {
 	Session tiering.SessionID // whose uploads it names; zero for none
@@ -102,7 +107,8 @@ func (l *Leader) nudge() {
 // run is the appender: the only one that writes to the shard's journal. It is owned by
 // the Set, whose Run waits for it.
 func (l *Leader) run(ctx context.Context) {
-	err := l.serve(ctx)
+	work, cancel := context.WithCancel(ctx)
+	err := l.serve(ctx, work)
 	l.set.resign(l)
 	l.mu.Lock()
 	l.ended = true
@@ -112,12 +118,17 @@ func (l *Leader) run(ctx context.Context) {
 	for _, p := range rest {
 		p.Done(0, err)
 	}
+	cancel() // a snapshot is a help, not a duty: the next leader writes one
+	if l.snapshotting != nil {
+		l.snapshotDone(<-l.snapshotting)
+	}
+	l.set.vacate(ctx, l.session, l.id, l.value)
 	close(l.over)
 }
 
-// serve appends until the leadership ends and says why it did: always an ErrFenced.
-func (l *Leader) serve(ctx context.Context) error {
-	defer l.awaitSnapshot()
+// serve appends until the leadership ends and says why it did: always an ErrFenced. Its
+// snapshots end with work.
+func (l *Leader) serve(ctx, work context.Context) error {
 	for {
 		batch, releasing := l.take()
 		switch {
@@ -125,11 +136,9 @@ func (l *Leader) serve(ctx context.Context) error {
 			if err := l.commit(ctx, batch); err != nil {
 				return err
 			}
-			l.maybeSnapshot(ctx)
+			l.maybeSnapshot(work)
 			continue
 		case releasing:
-			l.awaitSnapshot()
-			l.resignKey(ctx)
 			return fmt.Errorf("shard %d: %w: leadership was released", l.id, metadata.ErrFenced)
 		}
 		select {
@@ -173,22 +182,11 @@ type pending struct {
 	err error // of its Draft: nothing of it is in the record
 }
 
-// commit appends one record that holds the batch, and answers every proposal. It returns
-// an error if the leadership is over.
+// commit appends the batch, as one record if that can be, and answers every proposal. It
+// returns an error if the leadership is over.
 func (l *Leader) commit(ctx context.Context, batch []*Proposal) error {
-	dead := map[tiering.SessionID]bool{}
-	for {
-		live := batch[:0:0]
-		for _, p := range batch {
-			if dead[p.Session] {
-				p.Done(0, fmt.Errorf("shard %d: %w: %s", l.id, metadata.ErrSessionDead, p.Session))
-			} else {
-				live = append(live, p)
-			}
-		}
-		if batch = live; len(batch) == 0 {
-			return nil
-		}
+	for len(batch) > 0 {
+		dead := map[tiering.SessionID]bool{}
 		record, ps, err := l.draft(batch)
 		if err == nil && len(record.Changes) > 0 {
 			err = l.append(ctx, record, ps, dead)
@@ -197,15 +195,44 @@ func (l *Leader) commit(ctx context.Context, batch []*Proposal) error {
 		case err == nil:
 			l.answer(ps, record)
 			return nil
-		case err == errDeadSession:
-			continue
-		default:
-			for _, p := range batch {
-				p.Done(0, err)
+		case errors.Is(err, errDeadSession):
+			batch = l.refuseDead(batch, dead)
+		case errors.Is(err, metadata.ErrInvalid) && len(batch) > 1:
+			// Too large together, or one of them is bad: they are tried apart.
+			half := len(batch) / 2
+			if err := l.commit(ctx, batch[:half]); err != nil {
+				refuse(batch[half:], err)
+				return err
 			}
+			batch = batch[half:]
+		case errors.Is(err, metadata.ErrInvalid):
+			refuse(batch, err)
+			return nil
+		default:
+			refuse(batch, err)
 			return err
 		}
 	}
+	return nil
+}
+
+func refuse(batch []*Proposal, err error) {
+	for _, p := range batch {
+		p.Done(0, err)
+	}
+}
+
+// refuseDead answers the proposals of dead sessions and returns the others.
+func (l *Leader) refuseDead(batch []*Proposal, dead map[tiering.SessionID]bool) []*Proposal {
+	var live []*Proposal
+	for _, p := range batch {
+		if dead[p.Session] {
+			p.Done(0, fmt.Errorf("shard %d: %w: %s", l.id, metadata.ErrSessionDead, p.Session))
+		} else {
+			live = append(live, p)
+		}
+	}
+	return live
 }
 
 func (l *Leader) answer(ps []pending, r *shard.Record) {
@@ -234,22 +261,40 @@ func (l *Leader) draft(batch []*Proposal) (*shard.Record, []pending, error) {
 			ps[i] = pending{p, p.Draft(d)}
 		}
 		record = d.Record()
+		if bad := s.Check(record); bad != nil {
+			err = fmt.Errorf("shard %d: %w: %w", l.id, metadata.ErrInvalid, bad)
+		}
 	})
 	return &record, ps, err
 }
 
-// resignKey deletes the leadership, if it is still this one, so that the next leader
-// need not wait for the lease. Best effort: the lease does it otherwise.
-func (l *Leader) resignKey(ctx context.Context) {
-	key := l.set.cfg.Keys.Leader(l.id)
-	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
-	defer cancel()
-	_, err := l.set.parts.Store.Txn(ctx, metadata.Txn{
-		If:   []metadata.Condition{metadata.Equals(key, l.value)},
+// vacate deletes a leadership that ended, if it is still this one, so that the next leader
+// need not wait for the lease: that may live for as long as the agent does. Nothing is to
+// be done when the session is lost, nor when the agent stops, which ends its session.
+func (s *Set) vacate(ctx context.Context, session Session, id tiering.ShardID, value []byte) {
+	key := s.cfg.Keys.Leader(id)
+	txn := metadata.Txn{
+		If:   []metadata.Condition{metadata.Equals(key, value)},
 		Then: []metadata.Op{metadata.Delete(key)},
-	})
-	if err != nil {
-		l.set.parts.Log.Info("giving up leadership: it ends with the lease instead", "shard", l.id, "err", err)
+	}
+	for wait := retryMin; session.Alive() && ctx.Err() == nil && !s.isStopped(); wait = min(2*wait, retryMax) {
+		actx, cancel := context.WithTimeout(ctx, attemptTimeout)
+		_, err := s.parts.Store.Txn(actx, txn)
+		cancel()
+		if err == nil || errors.Is(err, metadata.ErrInvalid) {
+			return
+		}
+		s.parts.Observe.UnknownOutcome(id)
+		pause(ctx, wait)
+	}
+}
+
+func (s *Set) isStopped() bool {
+	select {
+	case <-s.stopped:
+		return true
+	default:
+		return false
 	}
 }
 

@@ -50,12 +50,6 @@ func (l *Leader) maybeSnapshot(ctx context.Context) {
 	}()
 }
 
-func (l *Leader) awaitSnapshot() {
-	if l.snapshotting != nil {
-		l.snapshotDone(<-l.snapshotting)
-	}
-}
-
 func (l *Leader) snapshotDone(r snapshotResult) {
 	l.snapshotting = nil
 	a := &l.appender
@@ -90,7 +84,7 @@ func (l *Leader) snapshot(ctx context.Context) snapshotResult {
 		return snapshotResult{err: fmt.Errorf("storing %s: %w", key, err)}
 	}
 	pointer := snapshotValue{Key: key, Size: int64(len(data)), Seq: seq, Previous: old.Key}.encode()
-	moved, err := l.movePointer(ctx, kvs[0], pointer, seq)
+	moved, err := l.movePointer(ctx, kvs[0], pointer, key, seq)
 	switch {
 	case err != nil:
 		return snapshotResult{err: err}
@@ -107,9 +101,10 @@ func (l *Leader) snapshot(ctx context.Context) snapshotResult {
 	return snapshotResult{seq: seq, bytes: len(data)}
 }
 
-// movePointer reports whether the pointer now names the new snapshot. An unknown outcome
-// is resolved by writing the same again.
-func (l *Leader) movePointer(ctx context.Context, old metadata.KV, pointer []byte, seq uint64) (bool, error) {
+// movePointer reports whether the pointer named the new snapshot, object; the next leader
+// may have moved it on already, and then still names this one as the one before. An
+// unknown outcome is resolved by writing the same again.
+func (l *Leader) movePointer(ctx context.Context, old metadata.KV, pointer []byte, object string, seq uint64) (bool, error) {
 	k := l.set.cfg.Keys
 	snapshotKey, leaderKey := k.Snapshot(l.id), k.Leader(l.id)
 	unmoved := metadata.Absent(snapshotKey)
@@ -132,7 +127,8 @@ func (l *Leader) movePointer(ctx context.Context, old metadata.KV, pointer []byt
 		case err == nil && res.Succeeded:
 			return true, nil
 		case err == nil:
-			return string(res.Else[0].Value) == string(pointer), nil
+			now, err := decodeSnapshotPointer(res.Else[0])
+			return now.Key == object || now.Previous == object, err
 		case errors.Is(err, metadata.ErrInvalid):
 			return false, err
 		}

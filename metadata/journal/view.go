@@ -16,7 +16,14 @@ type View struct {
 
 	mu      sync.RWMutex // guards the following; held for computation only
 	state   *shard.State
+	last    recordID      // of the record applied last; zero after a snapshot
 	changed chan struct{} // closed and replaced when state moves
+}
+
+// recordID tells a record from any other of the same seq.
+type recordID struct {
+	leader tiering.SessionID
+	nonce  uint64
 }
 
 func newView(id tiering.ShardID) *View {
@@ -60,7 +67,10 @@ func (v *View) Wait(ctx context.Context, seq uint64) error {
 func (v *View) apply(r *shard.Record) (applied, gap bool, err error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	id := recordID{r.Leader, r.Nonce}
 	switch {
+	case r.Seq == v.state.Seq && v.last != recordID{} && v.last != id:
+		return false, false, fmt.Errorf("shard %d: %w: record %d is another one now: was the metadata store restored?", v.id, shard.ErrCorrupt, r.Seq)
 	case r.Seq <= v.state.Seq:
 		return false, false, nil
 	case r.Seq > v.state.Seq+1:
@@ -69,6 +79,7 @@ func (v *View) apply(r *shard.Record) (applied, gap bool, err error) {
 	if err := v.state.Apply(*r); err != nil {
 		return false, false, fmt.Errorf("shard %d: %w", v.id, err)
 	}
+	v.last = id
 	v.signalLocked()
 	return true, false, nil
 }
@@ -80,7 +91,7 @@ func (v *View) advance(s *shard.State) bool {
 	if s.Seq <= v.state.Seq {
 		return false
 	}
-	v.state = s
+	v.state, v.last = s, recordID{}
 	v.signalLocked()
 	return true
 }
