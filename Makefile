@@ -59,7 +59,8 @@ sim: ## run the simulation over SEEDS (100) seeds; SEED=n replays one
 	@$(GO) test -count=1 -timeout 60m -v ./integration/sim -args $(if $(SEED),-seed=$(SEED),-seeds=$(or $(SEEDS),100))
 
 docs: ## write docs/configuration.md from the table of settings
-	@$(GO) run ./cmd/floe settings --markdown >docs/configuration.md.new && mv docs/configuration.md.new docs/configuration.md
+	@mkdir -p bin
+	@$(GO) run ./cmd/floe settings --markdown >bin/configuration.md && mv bin/configuration.md docs/configuration.md
 
 clean: ## delete bin and cached test results; .cache (etcd, MinIO) stays
 	@rm -rf bin
