@@ -270,9 +270,9 @@ func (a *Agent) await(ctx, work context.Context) error {
 	both, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(work, cancel)()
-	err := a.agents.Fresh(both)
+	err := a.agents.WaitRevision(both, 1)
 	if err == nil {
-		err = a.catalogue.Fresh(both)
+		err = a.catalogue.WaitRevision(both, 1)
 	}
 	if err == nil {
 		select {

@@ -41,6 +41,9 @@ type leadership struct {
 func (l *leadership) run(ctx context.Context) {
 	var once sync.Once
 	for {
+		if ctx.Err() != nil {
+			return
+		}
 		view := l.agents.View()
 		known, changed := l.set.Leaderships()
 		take, release := l.duties(view, known)
@@ -125,7 +128,20 @@ func (l *leadership) perform(ctx context.Context, take, release []tiering.ShardI
 		})
 	}
 	_ = g.Wait() // the functions return nil
+	if n := len(take) + len(release); n > 0 {
+		l.log.Info("leadership moved", "took", len(take), "released", len(release), "leads", l.leads())
+	}
 	return again
+}
+
+// leads counts the shards that this agent leads.
+func (l *leadership) leads() (n int) {
+	for i := range l.set.NumShards() {
+		if l.set.Leader(tiering.ShardID(i)) != nil {
+			n++
+		}
+	}
+	return n
 }
 
 func (l *leadership) release(ctx context.Context, id tiering.ShardID) {

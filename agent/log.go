@@ -27,7 +27,7 @@ type producer struct {
 }
 
 // Append implements kafka.Producer.
-func (p *producer) Append(_ context.Context, batches []*kafka.AppendBatch, done func()) {
+func (p *producer) Append(batches []*kafka.AppendBatch, done func()) {
 	out := make([]*produce.Batch, len(batches))
 	store := make([]produce.Batch, len(batches))
 	for i, b := range batches {

@@ -307,5 +307,5 @@ func (s *Set) resign(l *Leader) {
 	}
 	s.mu.Unlock()
 	s.parts.Observe.LeadershipLost(l.id)
-	s.parts.Log.Info("leadership ended", "shard", l.id, "epoch", l.epoch)
+	s.parts.Log.Debug("leadership ended", "shard", l.id, "epoch", l.epoch)
 }

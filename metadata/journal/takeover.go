@@ -88,7 +88,7 @@ func (s *Set) install(ctx context.Context, l *Leader, revision int64) bool {
 	s.mu.Unlock()
 	s.setLeadership(l.id, Leadership{s.cfg.Node, l.session.ID(), l.epoch, true}, revision)
 	s.parts.Observe.LeadershipGained(l.id, l.epoch)
-	s.parts.Log.Info("leadership taken", "shard", l.id, "epoch", l.epoch, "seq", l.appender.seq)
+	s.parts.Log.Debug("leadership taken", "shard", l.id, "epoch", l.epoch, "seq", l.appender.seq)
 	go func() {
 		defer s.work.Done()
 		l.run(ctx)

@@ -1,6 +1,7 @@
 package file_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -171,6 +172,25 @@ func TestPutSurvivesARemovedDirectory(t *testing.T) {
 		}
 		if err := os.RemoveAll(filepath.Join(dir, "d")); err != nil {
 			t.Fatal(err)
+		}
+	}
+}
+
+func TestLargeBodiesOfAnySizeComeBack(t *testing.T) {
+	s := open(t, t.TempDir())
+	for _, size := range []int{256<<10 - 1, 256 << 10, 256<<10 + 1, 1<<20 + 4095, 8 << 20, 8<<20 + 1, 17<<20 - 3} {
+		key := fmt.Sprint("large/", size)
+		body := objstoretest.Body(uint64(size), size, 1000)
+		if err := s.Put(t.Context(), key, body); err != nil {
+			t.Fatal(err)
+		}
+		info, err := s.Head(t.Context(), key)
+		if err != nil || info.Size != int64(size) || !info.HasCRC || info.CRC32C != body.CRC32C() {
+			t.Errorf("%d bytes: Head says %+v, %v", size, info, err)
+		}
+		got, err := s.GetRange(t.Context(), key, 0, int64(size))
+		if err != nil || !bytes.Equal(got, body.Bytes()) {
+			t.Errorf("%d bytes came back as %d other ones, %v", size, len(got), err)
 		}
 	}
 }

@@ -24,8 +24,19 @@ const writeStep = 1 << 20
 // maxVectors is the kernel's own limit on slices per call (UIO_MAXIOV).
 const maxVectors = 1024
 
-// writeBody writes the slices as they are, without joining them.
+// writeBody writes a large body past the page cache where that works, anything else
+// through it.
 func writeBody(ctx context.Context, f *os.File, body objstore.Body) error {
+	if body.Size() >= directMin {
+		if done, err := writeDirect(ctx, f, body); done || err != nil {
+			return err
+		}
+	}
+	return writeBuffered(ctx, f, body)
+}
+
+// writeBuffered writes the slices as they are, without joining them.
+func writeBuffered(ctx context.Context, f *os.File, body objstore.Body) error {
 	fd := int(f.Fd())
 	vectors := make([][]byte, 0, min(len(body)+1, maxVectors))
 	var pos, step int64
