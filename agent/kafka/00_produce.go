@@ -78,8 +78,7 @@ func (h *Handler) produce(ctx context.Context, _ *protocol.Conn, r *protocol.Req
 	stopTimer := p.startTimer(req.TimeoutMillis)
 	// The client is gone: nobody reads the answer, but the connection waits for it.
 	stop := context.AfterFunc(ctx, func() { p.settle(true) })
-	// What was accepted is stored whether or not the client stays.
-	h.Producer.Append(context.WithoutCancel(ctx), p.accepted, func() {
+	h.Producer.Append(p.accepted, func() {
 		stopTimer()
 		stop()
 		p.settle(false)
@@ -201,6 +200,7 @@ func (p *production) check(b *AppendBatch, t *catalogue.Topic, s *topicconfig.Se
 	info.Batch = v
 	info.Stamp(rules)
 	b.Partition, b.Shard, b.Data = ref.TopicPartition, ref.Shard, v
+	b.Base, b.LogStart = -1, -1
 	b.Meta = shard.Batch{Length: int32(len(v)), Count: v.Count(), MaxTimestamp: info.MaxTimestamp,
 		ProducerID: v.ProducerID(), ProducerEpoch: v.ProducerEpoch(), FirstSeq: v.BaseSequence()}
 	return nil

@@ -115,15 +115,25 @@ func (h *Handler) askedTopics(ctx context.Context, req *kmsg.MetadataRequest) []
 	return answers
 }
 
+// autoCreated is the most topics that one request creates by naming them. What is above
+// is answered LEADER_NOT_AVAILABLE, and gets its turn when the client asks again. More
+// would let a stray request fill the metadata store; fewer would slow down start-ups.
+const autoCreated = 1000
+
 // createMissing creates the topics that were asked for by name and do not exist.
 func (h *Handler) createMissing(ctx context.Context, answers []topicAnswer) {
 	var topics []catalogue.NewTopic
 	var of []int
 	for i, a := range answers {
-		if a.name != "" && kafkaError(a.err) == kerr.UnknownTopicOrPartition {
-			topics = append(topics, catalogue.NewTopic{Name: a.name, Partitions: h.settings.NumPartitions, ReplicationFactor: h.settings.ReplicationFactor})
-			of = append(of, i)
+		if a.err == nil || a.name == "" || kafkaError(a.err) != kerr.UnknownTopicOrPartition {
+			continue
 		}
+		if len(topics) == autoCreated {
+			answers[i].err = kerr.LeaderNotAvailable
+			continue
+		}
+		topics = append(topics, catalogue.NewTopic{Name: a.name, Partitions: h.settings.NumPartitions, ReplicationFactor: h.settings.ReplicationFactor})
+		of = append(of, i)
 	}
 	if len(topics) == 0 {
 		return

@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -18,6 +19,8 @@ import (
 
 func (h *Handler) alterConfigs(ctx context.Context, req *kmsg.AlterConfigsRequest) kmsg.Response {
 	resp := req.ResponseKind().(*kmsg.AlterConfigsResponse)
+	ctx, cancel := context.WithTimeout(ctx, alterTimeout)
+	defer cancel()
 	resp.Resources = make([]kmsg.AlterConfigsResponseResource, len(req.Resources))
 	count := map[configResource]int{}
 	for _, in := range req.Resources {
@@ -44,6 +47,10 @@ func (h *Handler) alterConfigs(ctx context.Context, req *kmsg.AlterConfigsReques
 	})
 	return resp
 }
+
+// alterTimeout bounds a request that, unlike others, has no timeout of its own: it is the
+// patience of Kafka's admin client.
+const alterTimeout = time.Minute
 
 type configResource struct {
 	kind kmsg.ConfigResourceType

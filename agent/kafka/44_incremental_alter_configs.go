@@ -18,6 +18,8 @@ import (
 
 func (h *Handler) incrementalAlterConfigs(ctx context.Context, req *kmsg.IncrementalAlterConfigsRequest) kmsg.Response {
 	resp := req.ResponseKind().(*kmsg.IncrementalAlterConfigsResponse)
+	ctx, cancel := context.WithTimeout(ctx, alterTimeout)
+	defer cancel()
 	resp.Resources = make([]kmsg.IncrementalAlterConfigsResponseResource, len(req.Resources))
 	count := map[configResource]int{}
 	for _, in := range req.Resources {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -33,7 +34,9 @@ func fetchReq(version int16, parts ...fromPartition) *kmsg.FetchRequest {
 }
 
 // Every version is held to kmsg's encoding by answered, byte for byte.
-func TestFetch(t *testing.T) {
+func TestFetch(t *testing.T) { synctest.Test(t, testFetch) }
+
+func testFetch(t *testing.T) {
 	w := newWorld(t)
 	topic, other := w.create("t", 3), w.create("other", 1)
 	missing := &catalogue.Topic{Name: "none", ID: tiering.TopicID{9}}
@@ -155,7 +158,8 @@ func TestFetchLeaderEpochs(t *testing.T) {
 
 func TestFetchNearby(t *testing.T) {
 	w := newWorld(t)
-	topic := w.create("t", 8)
+	const partitions = 64 // so many that an even spread cannot fail by chance
+	topic := w.create("t", partitions)
 	w.cluster.leaders[tiering.ShardOf(topic.FirstShard, 1, 4)] = 2
 	w.cluster.agents = append(w.cluster.agents, kafka.Agent{NodeID: 4, Host: "d.example", Port: 1, Rack: "zone-b"})
 	ask := func(v int16, rack string, partition int32) (int32, int) {
@@ -169,7 +173,7 @@ func TestFetchNearby(t *testing.T) {
 		return out.PreferredReadReplica, len(w.reader.requests)
 	}
 	used := map[int32]bool{}
-	for p := range int32(8) {
+	for p := range int32(partitions) {
 		node, reads := ask(12, "zone-b", p)
 		again, _ := ask(12, "zone-b", p)
 		if p%4 == 1 { // led by agent 2: this agent is not the one to ask

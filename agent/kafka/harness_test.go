@@ -35,6 +35,12 @@ type world struct {
 
 func newWorld(t testing.TB, change ...func(*kafka.Settings)) *world {
 	t.Helper()
+	return newWorldOf(t, nil, change...)
+}
+
+// newWorldOf is newWorld with records kept by log, if there is one.
+func newWorldOf(t testing.TB, log *memlog, change ...func(*kafka.Settings)) *world {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	server := memory.New()
 	store := server.Client("agent")
@@ -62,10 +68,14 @@ func newWorld(t testing.TB, change ...func(*kafka.Settings)) *world {
 	for _, f := range change {
 		f(&s)
 	}
-	w.h, err = kafka.New(kafka.Parts{
+	parts := kafka.Parts{
 		Topics: topics, Changes: topics, Cluster: w.cluster, Producer: w.prod, Reader: w.reader,
 		Offsets: w.offsets, Records: w.offsets, ProducerIDs: catalogue.NewProducerIDs(store, keys),
-	}, kafka.Config{Settings: s, Now: func() time.Time { return w.clock }, Random: rand.Reader})
+	}
+	if log != nil {
+		parts.Producer, parts.Reader, parts.Offsets = log, log, log
+	}
+	w.h, err = kafka.New(parts, kafka.Config{Settings: s, Now: func() time.Time { return w.clock }, Random: rand.Reader})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,7 +182,7 @@ type producer struct {
 	auto  func([]*kafka.AppendBatch) // sets results and finishes at once, if set
 }
 
-func (p *producer) Append(_ context.Context, batches []*kafka.AppendBatch, done func()) {
+func (p *producer) Append(batches []*kafka.AppendBatch, done func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.calls = append(p.calls, batches)

@@ -90,11 +90,11 @@ type AppendBatch struct {
 
 // Producer stores batches.
 type Producer interface {
-	// Append takes the batches and returns at once; the order of batches of one partition
-	// is kept, also over several calls one after the other. done is called once, from
-	// another goroutine, after all batches have their results: whatever happens to ctx, the
-	// results are what became of the batches.
-	Append(ctx context.Context, batches []*AppendBatch, done func())
+	// Append takes the batches over and returns at once; the order of batches of one
+	// partition is kept, also over several calls one after the other. done is called once,
+	// from another goroutine, after all batches have their results. The client may be gone
+	// by then: what was taken over is stored all the same.
+	Append(batches []*AppendBatch, done func())
 }
 
 // FetchPartition asks for the records of one partition from Offset on.

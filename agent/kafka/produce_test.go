@@ -61,7 +61,9 @@ func accept(batches []*kafka.AppendBatch) {
 	}
 }
 
-func TestProduce(t *testing.T) {
+func TestProduce(t *testing.T) { synctest.Test(t, testProduce) }
+
+func testProduce(t *testing.T) {
 	w := newWorld(t)
 	topic := w.create("t", 3)
 	missing := &catalogue.Topic{Name: "none", ID: tiering.TopicID{9}}

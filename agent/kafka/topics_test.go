@@ -4,6 +4,7 @@ import (
 	"errors"
 	"slices"
 	"testing"
+	"testing/synctest"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -84,7 +85,9 @@ func TestMetadataOfAllAndNone(t *testing.T) {
 	})
 }
 
-func TestMetadataByID(t *testing.T) {
+func TestMetadataByID(t *testing.T) { synctest.Test(t, testMetadataByID) }
+
+func testMetadataByID(t *testing.T) {
 	w := newWorld(t)
 	topic := w.create("orders", 1)
 	for v := int16(10); v <= 13; v++ {
@@ -132,7 +135,9 @@ func TestAutoCreation(t *testing.T) {
 }
 
 // What another agent created a moment ago is found, although this one's watch lags.
-func TestLookupMissAsksTheStore(t *testing.T) {
+func TestLookupMissAsksTheStore(t *testing.T) { synctest.Test(t, testLookupMissAsksTheStore) }
+
+func testLookupMissAsksTheStore(t *testing.T) {
 	w := newWorld(t)
 	other := catalogue.New(w.store, metadata.NewKeys("test"), w.topics.Cluster(), catalogue.Config{})
 	for _, c := range other.Create(w.ctx, []catalogue.NewTopic{{Name: "t1", Partitions: 1}, {Name: "t2", Partitions: 1}, {Name: "t3", Partitions: 1},
@@ -272,7 +277,9 @@ func TestCreateTopicsCreates(t *testing.T) {
 	})
 }
 
-func TestDeleteTopics(t *testing.T) {
+func TestDeleteTopics(t *testing.T) { synctest.Test(t, testDeleteTopics) }
+
+func testDeleteTopics(t *testing.T) {
 	w := newWorld(t)
 	versions(w, 20, func(v int16) {
 		a, b := w.create("a", 1), w.create("b", 1)
