@@ -134,7 +134,7 @@ func TestClient(t *testing.T) {
 			defer cancel()
 			opts := []kgo.Opt{kgo.SeedBrokers(addr), kgo.AllowAutoTopicCreation(), kgo.DefaultProduceTopic("made"),
 				kgo.ConsumeTopics("made"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.Rack("zone-a"),
-				kgo.MetadataMinAge(50 * time.Millisecond)}
+				kgo.MetadataMinAge(50 * time.Millisecond), kgo.FetchMaxWait(100 * time.Millisecond)}
 			if versions != nil {
 				opts = append(opts, kgo.MaxVersions(versions))
 			}

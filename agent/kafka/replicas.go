@@ -11,9 +11,18 @@ import (
 type view struct {
 	h      *Handler
 	agents []Agent // by node id
+	lists  map[replicaList][]int32
 }
 
-func (h *Handler) view() view { return view{h, h.Cluster.Agents()} }
+// replicaList says which list of replicas it is: partitions share a few.
+type replicaList struct {
+	leader int32
+	count  int
+}
+
+func (h *Handler) view() view {
+	return view{h, h.Cluster.Agents(), map[replicaList][]int32{}}
+}
 
 // controller returns the node that clients send changes of topics to. Any agent can take
 // them; that all name the same one keeps clients from switching. -1: nobody is live.
@@ -43,16 +52,19 @@ func (v view) leader(shard tiering.ShardID) (node int32, epoch tiering.LeaderEpo
 
 // replicas returns what clients are told of a partition's replicas: the leader and, for
 // appearance's sake, as many further agents as the topic's replication factor asks for.
-// Any agent can serve any partition, so all are in sync.
+// Any agent can serve any partition, so all are in sync. The list is shared.
 func (v view) replicas(t *catalogue.Topic, leader int32) []int32 {
 	i := v.index(leader)
 	if i < 0 {
 		return []int32{}
 	}
-	n := min(max(int(t.ReplicationFactor), 1), len(v.agents))
-	nodes := make([]int32, n)
-	for k := range nodes {
-		nodes[k] = v.agents[(i+k)%len(v.agents)].NodeID
+	list := replicaList{leader, min(max(int(t.ReplicationFactor), 1), len(v.agents))}
+	nodes := v.lists[list]
+	if nodes == nil {
+		for k := range list.count {
+			nodes = append(nodes, v.agents[(i+k)%len(v.agents)].NodeID)
+		}
+		v.lists[list] = nodes
 	}
 	return nodes
 }
