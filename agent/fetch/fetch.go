@@ -150,7 +150,10 @@ func codeOf(err error) int16 {
 // readPartition reads batches from the partition's offset on.
 func (r *Reader) readPartition(ctx context.Context, p *Partition, limit int, oneAtLeast bool, res *Result) error {
 	for attempt := 1; ; attempt++ {
-		run := r.extents(p)
+		run := r.extents(p, res)
+		if res.Code != 0 {
+			return nil
+		}
 		out := collector{limit: limit, oneAtLeast: oneAtLeast, from: p.Offset}
 		err := r.collect(ctx, p, run, &out)
 		if errors.Is(err, objstore.ErrNotFound) && attempt == 1 {
@@ -200,10 +203,17 @@ func (r *Reader) bytesOf(ctx context.Context, run []tiering.Extent, i int, dst [
 	return r.cache.Read(ctx, cache.Range{Segment: e.Segment, Position: e.Position, Length: int(e.Length), End: useful}, dst)
 }
 
-// extents returns the extents from the partition's offset on, as the view has them.
-func (r *Reader) extents(p *Partition) (run []tiering.Extent) {
+// extents returns the extents from the partition's offset on, and the watermarks that go
+// with them: the view may have moved since the plan, and no answer may hold records beyond
+// its own high watermark, or skip records that were trimmed meanwhile.
+func (r *Reader) extents(p *Partition, res *Result) (run []tiering.Extent) {
 	r.views.View(p.Shard).Read(func(s *shard.State) {
 		ps := s.Partition(p.Partition)
+		res.HighWatermark, res.LastStable, res.LogStart = ps.Next, ps.Next, ps.LogStart
+		if p.Offset < ps.LogStart {
+			res.Code = kerr.OffsetOutOfRange.Code
+			return
+		}
 		run = ps.Extents[ps.Find(p.Offset):]
 	})
 	return run
