@@ -24,8 +24,8 @@ type api struct {
 // apis is every API that is served; ApiVersions says what stands here. Ranges are those
 // of Apache Kafka 4.4's broker listener, whose lower ends are KIP-896's.
 var apis = []api{
-	// Kafka, too, names Produce from version 0 on, although it serves it from 3 on:
-	// librdkafka before 2.8 takes a higher minimum for a broker without compression codecs.
+	// Kafka, too, names Produce from version 0 on, although it serves it from 3 on: older
+	// librdkafka takes a higher minimum for a broker without compression (KAFKA-18659).
 	{key: 0, min: 3, max: 13, flexible: 9, advertised: 0, raw: (*Handler).produce},
 	{key: 1, min: 4, max: 18, flexible: 12, advertised: 4, raw: (*Handler).fetch},
 	{key: 2, min: 1, max: 11, flexible: 6, advertised: 1, serve: decoded((*Handler).listOffsets)},
