@@ -165,11 +165,13 @@ func (s *Set) loadSnapshot(ctx context.Context, id tiering.ShardID, p snapshotVa
 		return fmt.Errorf("shard %d: loading snapshot %s: %w", id, p.Key, err)
 	}
 	st, err := shard.DecodeSnapshot(b)
-	if err != nil {
-		return fmt.Errorf("shard %d: snapshot %s: %w", id, p.Key, err)
+	if err == nil && st.Seq != p.Seq {
+		err = fmt.Errorf("holds record %d, not %d", st.Seq, p.Seq)
 	}
-	if st.Seq != p.Seq {
-		return fmt.Errorf("shard %d: snapshot %s: %w: holds record %d, not %d", id, p.Key, shard.ErrCorrupt, st.Seq, p.Seq)
+	if err != nil {
+		// It may have been damaged on its way here, so this is no shard.ErrCorrupt, which
+		// would end the agent: it is read again.
+		return fmt.Errorf("shard %d: snapshot %s: %w: %v", id, p.Key, objstore.ErrCorrupt, err)
 	}
 	if s.views[id].advance(st) {
 		s.parts.Applied(id, &shard.Record{Seq: st.Seq})
