@@ -58,7 +58,7 @@ func definite(err error) bool {
 
 func (q *sequencer) try(ctx context.Context, id tiering.ShardID, s *shard.Submission) ([]shard.Outcome, error) {
 	if l := q.set.Leader(id); l != nil {
-		return propose(l, s)
+		return propose(ctx, l, s)
 	}
 	lead := q.set.Leadership(id)
 	if !lead.Live || lead.Node == q.self {
@@ -74,7 +74,7 @@ func (q *sequencer) try(ctx context.Context, id tiering.ShardID, s *shard.Submis
 }
 
 // SequenceHere implements peer.Sequencer: only what this agent leads.
-func (q *sequencer) SequenceHere(_ context.Context, id tiering.ShardID, s *shard.Submission) ([]shard.Outcome, error) {
+func (q *sequencer) SequenceHere(ctx context.Context, id tiering.ShardID, s *shard.Submission) ([]shard.Outcome, error) {
 	if uint32(id) >= q.set.NumShards() {
 		return nil, fmt.Errorf("shard %d of %d: %w", id, q.set.NumShards(), metadata.ErrInvalid)
 	}
@@ -82,14 +82,19 @@ func (q *sequencer) SequenceHere(_ context.Context, id tiering.ShardID, s *shard
 	if l == nil {
 		return nil, fmt.Errorf("shard %d is not led here: %w", id, metadata.ErrFenced)
 	}
-	return propose(l, s)
+	return propose(ctx, l, s)
 }
 
-// propose waits for the leader's answer, which always comes: the leader answers what it
-// has when it ends.
-func propose(l *journal.Leader, s *shard.Submission) ([]shard.Outcome, error) {
+// propose waits for the leader's answer. It comes when the leader ends at the latest, but
+// that may wait for a metadata store that cannot be reached, and an agent that stops does
+// not: when ctx ends first, the outcome is unknown.
+func propose(ctx context.Context, l *journal.Leader, s *shard.Submission) ([]shard.Outcome, error) {
+	type answer struct {
+		out []shard.Outcome
+		err error
+	}
 	var out []shard.Outcome
-	done := make(chan error, 1)
+	done := make(chan answer, 1)
 	l.Propose(&journal.Proposal{
 		Session: s.Session,
 		Size:    submissionSize(s),
@@ -97,12 +102,17 @@ func propose(l *journal.Leader, s *shard.Submission) ([]shard.Outcome, error) {
 			out, err = d.Submit(s)
 			return err
 		},
-		Done: func(_ uint64, err error) { done <- err },
+		Done: func(_ uint64, err error) { done <- answer{out, err} },
 	})
-	if err := <-done; err != nil {
-		return nil, err
+	select {
+	case a := <-done:
+		if a.err != nil {
+			return nil, a.err
+		}
+		return a.out, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("waiting for the leader's answer: %w", ctx.Err())
 	}
-	return out, nil
 }
 
 // submissionSize estimates from above what a submission adds to a record.
