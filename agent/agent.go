@@ -128,6 +128,8 @@ type Agent struct {
 	peerServer *peer.Server     // nil without an RPCListener
 	server     *protocol.Server // nil without a Listener
 
+	carrier carrier
+
 	current  atomic.Pointer[life]
 	ready    chan struct{}
 	draining atomic.Bool
@@ -295,7 +297,8 @@ func (a *Agent) assemble(c catalogue.Cluster) error {
 	a.agents = membership.NewAgents(a.parts.Meta, a.keys, membership.AgentsConfig{Log: log})
 	a.set = journal.New(journal.Config{Keys: a.keys, Shards: c.Shards, Node: a.node, SnapshotRecords: a.cfg.SnapshotRecords}, journal.Parts{
 		Store: a.parts.Meta, Objects: a.parts.Objects, Log: log, Now: time.Now, Nonce: nonce, Observe: a.metrics,
-		Applied: func(id tiering.ShardID, rec *shard.Record) { a.reader.Applied(id, rec) },
+		Committed: a.carrier.committed,
+		Applied:   func(id tiering.ShardID, rec *shard.Record) { a.reader.Applied(id, rec) },
 	})
 	a.reader = fetch.NewReader(a.set, a.cache)
 	if a.parts.Peers == nil {

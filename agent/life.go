@@ -54,6 +54,7 @@ func (a *Agent) start(l *life) {
 	}, produce.Parts{
 		Objects: a.parts.Objects, Sequence: a.sequencer, Tail: a.cache, Session: l.session.ID(),
 		Shards: a.set.NumShards(), Now: time.Now, Log: a.parts.Log, Observe: a.metrics,
+		Carry:      a.carrier.take,
 		InlineRoom: a.inlineRoom,
 	})
 	l.leadership = &leadership{
@@ -142,7 +143,7 @@ func (a *Agent) drain(l *life, endDuties func()) {
 
 // rollUp moves inline extents into segments from time to time.
 func (a *Agent) rollUp(ctx context.Context, l *life) {
-	r := compaction.NewRollup(compaction.RollupConfig{Age: a.cfg.RollupAge, Bytes: a.cfg.RollupBytes, Cluster: a.clusterID},
+	r := compaction.NewRollup(compaction.RollupConfig{Age: a.cfg.RollupAge, Bytes: a.cfg.RollupBytes, Cluster: a.clusterID, Carry: a.carrier.take},
 		a.set, l.pipeline, a.parts.Objects, l.session.ID(), time.Now, a.parts.Log)
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()

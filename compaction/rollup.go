@@ -42,6 +42,8 @@ type RollupConfig struct {
 	Bytes   int64         // over all shards that this agent leads
 	Extents int           // over all shards that this agent leads; 0: 4,096
 	Cluster [16]byte
+	// Carry returns the journal records that travel in the next segment's header; nil: none.
+	Carry func() []segment.JournalRecord
 }
 
 // maxRollup bounds the bytes of one segment: what is more goes into the next one. It is
@@ -185,7 +187,11 @@ func (r *Rollup) move(ctx context.Context, runs []run) error {
 	id, done := r.segments.NextSegment()
 	defer done()
 	cs := chunks(runs)
-	built, err := segment.Build(segment.Header{ID: id, CreatedAt: r.now().UnixMilli(), Cluster: r.cfg.Cluster}, cs)
+	h := segment.Header{ID: id, CreatedAt: r.now().UnixMilli(), Cluster: r.cfg.Cluster}
+	if r.cfg.Carry != nil {
+		h.Carry = r.cfg.Carry()
+	}
+	built, err := segment.Build(h, cs)
 	if err != nil {
 		return err
 	}

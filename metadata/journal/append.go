@@ -34,11 +34,11 @@ func (l *Leader) append(ctx context.Context, r *shard.Record, ps []pending, dead
 		res, err := l.attempt(ctx, txn)
 		switch {
 		case err == nil && res.Succeeded:
-			return l.appended(&own, head, len(value), since(l.set.parts.Now, start))
+			return l.appended(&own, head, value, since(l.set.parts.Now, start))
 		case err == nil:
 			applied, err := l.refused(r, head, res.Else, sessions, dead)
 			if applied {
-				return l.appended(&own, head, len(value), since(l.set.parts.Now, start))
+				return l.appended(&own, head, value, since(l.set.parts.Now, start))
 			}
 			return err
 		case errors.Is(err, metadata.ErrInvalid) && attempt == 1:
@@ -133,14 +133,15 @@ func orNobody(kv metadata.KV) string {
 
 // appended notes a committed record and applies it to the view, unless the watch was
 // faster.
-func (l *Leader) appended(r *shard.Record, head []byte, size int, took time.Duration) error {
+func (l *Leader) appended(r *shard.Record, head, value []byte, took time.Duration) error {
 	a := &l.appender
 	a.head, a.seq = head, r.Seq
-	a.journalBytes += int64(size)
+	a.journalBytes += int64(len(value))
 	if err := l.set.apply(l.id, r); err != nil {
 		return fmt.Errorf("%w: %w", metadata.ErrFenced, err)
 	}
-	l.set.parts.Observe.Appended(l.id, size, took)
+	l.set.parts.Committed(l.id, r.Seq, value)
+	l.set.parts.Observe.Appended(l.id, len(value), took)
 	l.set.parts.Observe.JournalLength(l.id, a.seq-a.snapshotSeq)
 	return nil
 }

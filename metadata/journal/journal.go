@@ -70,6 +70,9 @@ type Parts struct {
 	Now     func() time.Time
 	Nonce   func() uint64 // random
 	Observe Observer      // nil: nobody
+	// Committed is called with every record that a leader of this Set has committed, as it
+	// was written; nil: nobody. It must not keep the leader waiting.
+	Committed func(id tiering.ShardID, seq uint64, value []byte)
 	// Applied is called after a record was applied to a shard's view, outside all locks,
 	// in seq order per shard most of the time: listeners must read the view for truth.
 	Applied func(id tiering.ShardID, r *shard.Record)
@@ -134,6 +137,9 @@ func New(cfg Config, parts Parts) *Set {
 	}
 	if parts.Observe == nil {
 		parts.Observe = nobody{}
+	}
+	if parts.Committed == nil {
+		parts.Committed = func(tiering.ShardID, uint64, []byte) {}
 	}
 	if parts.Applied == nil {
 		parts.Applied = func(tiering.ShardID, *shard.Record) {}
