@@ -77,18 +77,16 @@ func (l *leadership) complete(known []journal.Leadership) bool {
 	return true
 }
 
-// duties compares who leads with who should. A shard between leaders counts as its last
-// leader's, so that a short loss does not reshuffle anything.
+// duties compares who leads with who should. A shard between leaders counts as nobody's:
+// who led it last is known to those only who were there, and agents that place shards by
+// different knowledge could each leave one to another for ever.
 func (l *leadership) duties(view membership.AgentsView, known []journal.Leadership) (take, release []tiering.ShardID) {
 	current := map[tiering.ShardID]membership.NodeID{}
 	live := map[tiering.ShardID]membership.NodeID{}
 	for i, k := range known {
-		id := tiering.ShardID(i)
-		if k.Node != 0 {
-			current[id] = membership.NodeID(k.Node)
-		}
 		if k.Live {
-			live[id] = membership.NodeID(k.Node)
+			current[tiering.ShardID(i)] = membership.NodeID(k.Node)
+			live[tiering.ShardID(i)] = membership.NodeID(k.Node)
 		}
 	}
 	// A leadership of this agent's own that no leader here serves any more: its key is the
