@@ -96,11 +96,10 @@ type Settings struct {
 }
 
 // MemoryLimit derives the Go runtime's soft memory limit from the budget. The budget
-// counts the bytes that Floe holds on purpose; to it comes a half for the garbage that a
-// collection has not reached yet, and 128 MiB for metadata, connections and code.
-func (s *Settings) MemoryLimit() int64 {
-	return int64(s.MemoryBudget) + int64(s.MemoryBudget)/2 + 128<<20
-}
+// counts the bytes that Floe holds on purpose, which are rarely all of it; the garbage that
+// a collection has not reached yet takes what is left. 64 MiB come to it for metadata,
+// connections and code.
+func (s *Settings) MemoryLimit() int64 { return int64(s.MemoryBudget) + 64<<20 }
 
 // Value is a setting that differs from its default.
 type Value struct{ Name, Value, Source string }
