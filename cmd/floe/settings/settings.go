@@ -95,11 +95,10 @@ type Settings struct {
 	sources map[string]string // setting -> where its value came from, unless the default
 }
 
-// MemoryLimit derives the Go runtime's soft memory limit from the budget. The budget
-// counts the bytes that Floe holds on purpose, which are rarely all of it; the garbage that
-// a collection has not reached yet takes what is left. 64 MiB come to it for metadata,
-// connections and code.
-func (s *Settings) MemoryLimit() int64 { return int64(s.MemoryBudget) + 64<<20 }
+// MemoryLimit derives the Go runtime's soft memory limit from the budget: an eighth is left
+// for code and mapped files. The bytes that Floe holds on purpose are rarely all of the
+// budget; the garbage that a collection has not reached yet takes what is left.
+func (s *Settings) MemoryLimit() int64 { return int64(s.MemoryBudget) / 8 * 7 }
 
 // Value is a setting that differs from its default.
 type Value struct{ Name, Value, Source string }

@@ -268,12 +268,12 @@ var table = []Setting{
 
 	{
 		Name: "memory-budget", Group: "Limits", Default: "512MiB", Min: "64MiB", Max: "1TiB", Commands: serving,
-		Meaning: "bytes in flight and caches of an agent; the process is kept close to it, 64MiB for metadata and code come on top",
+		Meaning: "bytes in flight and caches of an agent; the whole process is kept to it",
 		Why:     "Smaller: clients wait before a read of their next request. Larger: the machine must have it. Give about three quarters of the memory there is.",
 		field:   func(s *Settings) any { return &s.MemoryBudget },
 	},
 	{
-		Name: "cache-size", Group: "Limits", Default: "256MiB", Min: "1MiB", Max: "1TiB", Commands: serving,
+		Name: "cache-size", Group: "Limits", Default: "192MiB", Min: "1MiB", Max: "1TiB", Commands: serving,
 		Meaning: "part of memory-budget that holds blocks of the object store",
 		Why:     "Smaller: consumers that are minutes behind read the same blocks twice. Larger: less is left for requests in flight.",
 		field:   func(s *Settings) any { return &s.CacheSize },
