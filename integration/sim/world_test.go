@@ -1,0 +1,263 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"hash/maphash"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/floelog/floe/agent"
+	"github.com/floelog/floe/metadata"
+	"github.com/floelog/floe/metadata/catalogue"
+	"github.com/floelog/floe/metadata/membership"
+	metamemory "github.com/floelog/floe/metadata/memory"
+	"github.com/floelog/floe/tiering"
+	objmemory "github.com/floelog/floe/tiering/objstore/memory"
+)
+
+const (
+	numNodes    = 3
+	leaseTTL    = 3 * time.Second
+	clusterName = "sim"
+
+	// healTime is how long producers may take to finish once everything is healed: an
+	// upload is tried for a minute, and a lease must have ended before that.
+	healTime = 150 * time.Second
+)
+
+// digestSeed makes the digests of batches; they never leave the process.
+var digestSeed = maphash.MakeSeed()
+
+// partition is one partition of the workload.
+type partition struct {
+	tiering.TopicPartition
+	shard tiering.ShardID
+	name  string
+}
+
+// world is the cluster of one seed.
+type world struct {
+	seed    uint64
+	plant   plant
+	config  agent.Config
+	shape   shape
+	start   time.Time
+	keys    metadata.Keys
+	server  *metamemory.Server
+	raw     *objmemory.Store
+	net     *network
+	nodes   []*node
+	history *history
+	audit   *auditor
+
+	tasks sync.WaitGroup  // everything that runs besides the seed's own goroutine
+	live  context.Context // ends when the cluster is torn down
+	end   context.CancelFunc
+
+	mu         sync.Mutex // guards the following
+	partitions []*partition
+	sent       map[uint64]*sent // by digest
+	polls      []poll
+	lists      []listed
+	trims      []trimmed
+	producers  []*producer
+	violations []violation
+	healed     bool
+	crashed    map[string]int // what the nemesis did, for the sums at the end
+}
+
+// violation is an invariant that did not hold.
+type violation struct {
+	invariant string
+	part      *partition
+	text      string
+}
+
+// maxViolations is how many are kept: what follows the first is mostly its echo.
+const maxViolations = 8
+
+func (w *world) fail(invariant string, part *partition, format string, args ...any) {
+	w.history.add("checker", violationEvent, part, invariant+": "+format, args...)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.violations) < maxViolations {
+		w.violations = append(w.violations, violation{invariant, part, fmt.Sprintf(format, args...)})
+	}
+}
+
+func (w *world) failed() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.violations) > 0
+}
+
+// rand returns the seed's random source for one purpose.
+func (w *world) rand(purpose string) *rand.Rand {
+	h := fnv.New64a()
+	h.Write([]byte(purpose))
+	return rand.New(rand.NewPCG(w.seed, h.Sum64()))
+}
+
+// shape is the size of a seed's workload.
+type shape struct {
+	topics, partitions    int
+	idempotent, plain     int
+	batches               int // of each producer
+	consumers             int
+	minBatch, maxBatch    int // bytes
+	think                 time.Duration
+	faultTime             time.Duration
+	trims, bumps, topicOp bool
+}
+
+// newWorld draws the cluster of a seed. It must be called inside the seed's bubble.
+func newWorld(seed uint64, p plant) *world {
+	w := &world{
+		seed: seed, plant: p, start: time.Now(), keys: metadata.NewKeys(clusterName),
+		server: metamemory.New(), raw: objmemory.New(),
+		sent: map[uint64]*sent{}, crashed: map[string]int{},
+	}
+	w.history = &history{start: w.start}
+	w.live, w.end = context.WithCancel(context.Background())
+	r := w.rand("world")
+	w.net = &network{w: w, blocked: map[[2]int32]bool{}, fired: map[string]int{}}
+	w.shape = shape{
+		topics: 1 + r.IntN(2), partitions: 1 + r.IntN(3),
+		idempotent: 2 + r.IntN(2), plain: 1 + r.IntN(2), batches: 25 + r.IntN(30), consumers: 2,
+		minBatch: 100, maxBatch: pick(r, 400, 2000, 6000), think: pick(r, 20*time.Millisecond, 200*time.Millisecond, time.Second),
+		faultTime: pick(r, 10*time.Second, 20*time.Second, 30*time.Second),
+		trims:     r.IntN(2) == 0, bumps: r.IntN(2) == 0, topicOp: r.IntN(3) == 0,
+	}
+	w.config = agent.Config{
+		Cluster: clusterName, Version: "sim", Shards: uint32(1 + r.IntN(4)), LeaseTTL: leaseTTL,
+		History:    pick(r, 10*time.Second, 60*time.Second),
+		FlushBytes: pick(r, int64(4<<10), 64<<10), FlushAge: pick(r, 5*time.Millisecond, 100*time.Millisecond),
+		FlushIdle: r.IntN(2) == 0, Uploads: 1 + r.IntN(4),
+		InlineMax: pick(r, 0, 600, 4<<10, 16<<10), InlineRate: pick(r, 4096.0, 1048576),
+		RollupAge: pick(r, time.Second, 5*time.Second, 30*time.Second), RollupBytes: pick(r, int64(4<<10), 1<<20),
+		SnapshotRecords: pick(r, uint64(3), 15, 50, 2000),
+		ProducerExpiry:  time.Hour, RequestMemory: 64 << 20, CacheBytes: 8 << 20,
+		DrainTimeout: 3 * time.Second,
+	}
+	for i := range numNodes {
+		w.nodes = append(w.nodes, &node{w: w, id: int32(i + 1)})
+	}
+	return w
+}
+
+func pick[T any](r *rand.Rand, from ...T) T { return from[r.IntN(len(from))] }
+
+func (w *world) nodeAt(addr string) *node {
+	for _, n := range w.nodes {
+		if n.addr() == addr {
+			return n
+		}
+	}
+	return nil
+}
+
+// ended is told of an agent that ended by itself.
+func (w *world) ended(p *process) {
+	if !errors.Is(p.err, membership.ErrNodeIDTaken) {
+		w.fail("liveness", nil, "%s ended by itself: %v", p.name, p.err)
+		return
+	}
+	// As a supervisor does: the lease of the one before was extended once more.
+	if sleep(w.live, time.Second) && p.node.running() == nil {
+		p.node.start()
+	}
+}
+
+// awaitReady waits until every running agent serves.
+func (w *world) awaitReady(limit time.Duration) bool {
+	deadline := time.After(limit)
+	for _, n := range w.nodes {
+		p := n.running()
+		if p == nil {
+			continue
+		}
+		select {
+		case <-p.agent.Ready():
+		case <-p.ended:
+		case <-deadline:
+			return false
+		}
+	}
+	return true
+}
+
+// createTopics makes the seed's topics.
+func (w *world) createTopics() bool {
+	for i := range w.shape.topics {
+		if !w.createTopic(fmt.Sprintf("t%d", i), int32(w.shape.partitions)) {
+			return false
+		}
+	}
+	return true
+}
+
+// createTopic asks agents until one has created the topic.
+func (w *world) createTopic(name string, partitions int32) bool {
+	r := w.rand("create " + name)
+	for ctx := w.live; ctx.Err() == nil; sleep(ctx, 100*time.Millisecond) {
+		p := w.nodes[r.IntN(numNodes)].serving()
+		if p == nil {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		err := w.tryCreateTopic(ctx, p, name, partitions)
+		cancel()
+		if err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+func (w *world) tryCreateTopic(ctx context.Context, p *process, name string, partitions int32) error {
+	if err := p.gate.pass(ctx); err != nil {
+		return err
+	}
+	c := p.ports().Changes.Create(ctx, []catalogue.NewTopic{{Name: name, Partitions: partitions, ReplicationFactor: 1}})[0]
+	topic, err := c.Topic, c.Err
+	if errors.Is(err, catalogue.ErrTopicExists) {
+		topic, err = p.ports().Topics.Find(ctx, name)
+	}
+	if gateErr := p.gate.pass(ctx); gateErr != nil {
+		return gateErr
+	}
+	if err != nil {
+		return err
+	}
+	w.history.add(p.name, "topic", nil, "%s: %s on shard %d", name, topic.ID, topic.FirstShard)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i := range partitions {
+		w.partitions = append(w.partitions, &partition{
+			TopicPartition: tiering.TopicPartition{Topic: topic.ID, Partition: i},
+			shard:          tiering.ShardOf(topic.FirstShard, i, w.config.Shards),
+			name:           fmt.Sprintf("%s-%d", name, i),
+		})
+	}
+	return nil
+}
+
+// known returns the partitions created so far.
+func (w *world) known() []*partition {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.partitions[:len(w.partitions):len(w.partitions)]
+}
+
+func (w *world) find(tp tiering.TopicPartition) *partition {
+	for _, p := range w.known() {
+		if p.TopicPartition == tp {
+			return p
+		}
+	}
+	return nil
+}
