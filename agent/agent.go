@@ -207,6 +207,12 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	serving := false
+	defer func() {
+		if !serving {
+			a.endSession(first) // nobody lives it
+		}
+	}()
 	// From here on everything lives until the agent has drained, not until ctx ends.
 	work, stop := context.WithCancelCause(context.WithoutCancel(ctx))
 	var tasks sync.WaitGroup
@@ -235,6 +241,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.server != nil {
 		task("serving Kafka clients", a.server.Serve)
 	}
+	serving = true
 	return a.lives(ctx, work, first)
 }
 

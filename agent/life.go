@@ -104,10 +104,15 @@ func (a *Agent) abandon(l *life) {
 	if err := l.pipeline.Close(ctx); err != nil {
 		a.parts.Log.Warn("batches were abandoned with the lost session; their producers try again", "err", err)
 	}
-	closeCtx, cancelClose := context.WithTimeout(context.Background(), abandonAfter)
-	defer cancelClose()
-	if err := l.session.Close(closeCtx); err != nil {
-		a.parts.Log.Info("the lost session's lease ends by itself", "err", err)
+	a.endSession(l)
+}
+
+// endSession gives the registration up at once, if the metadata store can be reached.
+func (a *Agent) endSession(l *life) {
+	ctx, cancel := context.WithTimeout(context.Background(), abandonAfter)
+	defer cancel()
+	if err := l.session.Close(ctx); err != nil {
+		a.parts.Log.Info("the session's lease ends by itself", "err", err)
 	}
 }
 
