@@ -236,13 +236,28 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	defer a.parts.Peers.Close()
 	if a.peerServer != nil {
-		task("serving other agents", func(context.Context) error { return a.peerServer.Serve(a.parts.RPCListener) })
+		task("serving other agents", a.servePeers)
 	}
 	if a.server != nil {
 		task("serving Kafka clients", a.server.Serve)
 	}
 	serving = true
 	return a.lives(ctx, work, first)
+}
+
+// servePeers serves other agents until ctx ends. An agent that drains has stopped it
+// before; one that has no session when it is told to stop has nothing to drain.
+func (a *Agent) servePeers(ctx context.Context) error {
+	stopped := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		a.peerServer.Stop(ctx)
+	})
+	err := a.peerServer.Serve(a.parts.RPCListener)
+	if !stop() {
+		<-stopped
+	}
+	return err
 }
 
 // lives runs one life after the other until ctx ends or something stops work.
