@@ -104,7 +104,8 @@ func (c *consumer) poll(ctx context.Context, n *node, parts []*partition, wait t
 		return false, false
 	}
 	from := c.w.server.Revision()
-	results := c.w.plant.reader(c.w, p).Fetch(ctx, req)
+	_, reader := p.clients()
+	results := reader.Fetch(ctx, req)
 	to := c.w.server.Revision()
 	polls := make([]poll, len(parts))
 	for i, part := range parts {

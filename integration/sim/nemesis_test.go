@@ -118,11 +118,7 @@ func (w *world) afterwards(d time.Duration, f func()) {
 }
 
 func (w *world) restartLater(n *node, d time.Duration) {
-	w.afterwards(d, func() {
-		if n.running() == nil {
-			n.start()
-		}
-	})
+	w.afterwards(d, n.start)
 }
 
 func (w *world) restart(n *node, after time.Duration) {
@@ -136,7 +132,7 @@ func (w *world) restart(n *node, after time.Duration) {
 		case <-w.live.Done():
 			return
 		}
-		if sleep(w.live, after) && n.running() == nil {
+		if sleep(w.live, after) {
 			n.start()
 		}
 	})

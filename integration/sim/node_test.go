@@ -89,6 +89,10 @@ type process struct {
 	stop   context.CancelFunc
 	ended  chan struct{} // closed when Run has returned
 	err    error         // of Run, after ended
+
+	once     sync.Once // fills in the following
+	producer kafka.Producer
+	reader   kafka.Reader
 }
 
 func (n *node) addr() string { return fmt.Sprintf("agent-%d:9094", n.id) }
@@ -120,11 +124,14 @@ func (p *process) isReady() bool {
 
 func (p *process) ports() kafka.Parts { return p.agent.Ports() }
 
-// start runs a new agent on the node.
+// start runs a new agent on the node, unless one runs there.
 func (n *node) start() {
 	w := n.w
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.current != nil {
+		return
+	}
 	p := &process{node: n, life: len(n.all) + 1, gate: newGate(), ended: make(chan struct{})}
 	p.name = fmt.Sprintf("agent%d.%d", n.id, p.life)
 	rnd := w.rand(p.name)

@@ -457,7 +457,8 @@ func (c *conn) deliver(req *request) {
 	lost := !c.p.w.isHealed() && c.rnd.IntN(40) == 0
 	w := c.p.w
 	done := make(chan struct{})
-	w.plant.producer(w, c.process).Append(batches, func() {
+	into, _ := c.process.clients()
+	into.Append(batches, func() {
 		if !c.process.gate.isDead() {
 			w.answered(c.process, req, batches)
 		}

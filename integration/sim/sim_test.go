@@ -35,7 +35,6 @@ type result struct {
 	history    *history
 	operations int
 	fired      map[string]int // faults, by name
-	producers  string
 }
 
 // runSeed runs one seed in a bubble of its own.
@@ -95,7 +94,7 @@ func (w *world) play() {
 // settle waits until all agents serve again, and compares everything.
 func (w *world) settle() {
 	for _, n := range w.nodes {
-		if n.running() == nil && sleep(w.live, 10*time.Second) && n.running() == nil {
+		if n.running() == nil && sleep(w.live, 10*time.Second) {
 			n.start()
 		}
 	}
@@ -144,7 +143,7 @@ func (w *world) tearDown() {
 	for _, n := range w.nodes {
 		n.crash()
 	}
-	w.end()
+	w.end() // from now on nothing starts
 	w.audit.stop()
 	w.server.Close()
 	for _, n := range w.nodes {

@@ -89,12 +89,6 @@ func (w *world) fail(invariant string, part *partition, format string, args ...a
 	}
 }
 
-func (w *world) failed() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return len(w.violations) > 0
-}
-
 // rand returns the seed's random source for one purpose.
 func (w *world) rand(purpose string) *rand.Rand {
 	h := fnv.New64a()
@@ -143,6 +137,9 @@ func newWorld(seed uint64, p plant) *world {
 		ProducerExpiry:  time.Hour, RequestMemory: 64 << 20, CacheBytes: 8 << 20,
 		DrainTimeout: 3 * time.Second,
 	}
+	if p.tune != nil {
+		p.tune(w)
+	}
 	for i := range numNodes {
 		w.nodes = append(w.nodes, &node{w: w, id: int32(i + 1)})
 	}
@@ -167,7 +164,7 @@ func (w *world) ended(p *process) {
 		return
 	}
 	// As a supervisor does: the lease of the one before was extended once more.
-	if sleep(w.live, time.Second) && p.node.running() == nil {
+	if sleep(w.live, time.Second) {
 		p.node.start()
 	}
 }
