@@ -41,7 +41,7 @@ func (l *Leader) append(ctx context.Context, r *shard.Record, ps []pending, dead
 				return l.appended(&own, head, value, since(l.set.parts.Now, start))
 			}
 			return err
-		case errors.Is(err, metadata.ErrInvalid) && attempt == 1:
+		case errors.Is(err, metadata.ErrInvalid): // of any attempt: they are all the same
 			return fmt.Errorf("shard %d: appending record %d of %d bytes: %w", l.id, r.Seq, len(value), err)
 		}
 		// Unknown: the same record again, until the store says what became of it.

@@ -173,8 +173,8 @@ func (s *Set) loadSnapshot(ctx context.Context, id tiering.ShardID, p snapshotVa
 		// would end the agent: it is read again.
 		return fmt.Errorf("shard %d: snapshot %s: %w: %v", id, p.Key, objstore.ErrCorrupt, err)
 	}
-	if s.views[id].advance(st) {
-		s.parts.Applied(id, &shard.Record{Seq: st.Seq})
+	if s.views[id].advance(st) { // from here on others change st
+		s.parts.Applied(id, &shard.Record{Seq: p.Seq})
 	}
 	return nil
 }

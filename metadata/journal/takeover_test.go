@@ -52,6 +52,20 @@ func TestALeaderThatWasPausedCommitsNothing(t *testing.T) {
 	})
 }
 
+func TestALeaderWhoseLeaseIsGoneCommitsNothingThoughNobodyHasTakenOver(t *testing.T) {
+	bubble(t, 1, func(w *world) {
+		a := w.start(1)
+		l := a.acquire(0)
+		w.must(l, 1)
+		if err := w.admin.Revoke(w.ctx, a.session.lease); err != nil { // a itself notices nothing
+			t.Fatal(err)
+		}
+		if got := <-propose(l, tiering.SessionID{}, 2); !errors.Is(got.err, metadata.ErrFenced) || w.count(0, 2) != 0 {
+			t.Errorf("got %+v, in the journal %d times", got, w.count(0, 2))
+		}
+	})
+}
+
 func TestATransactionOfAFencedLeaderThatArrivesLateIsRefused(t *testing.T) {
 	bubble(t, 1, func(w *world) {
 		a, b := w.start(1), w.start(2)

@@ -56,14 +56,7 @@ func bubble(t *testing.T, shards uint32, f func(w *world)) {
 		}
 		w.admin = w.server.Client("admin")
 		var witness sync.WaitGroup
-		watch := w.admin.Watch(ctx, keys.Shards(), 1)
-		witness.Go(func() {
-			for batch := range watch {
-				w.mu.Lock()
-				w.seen = append(w.seen, batch.Events...)
-				w.mu.Unlock()
-			}
-		})
+		witness.Go(w.witness)
 		f(w)
 		for _, a := range w.agents {
 			a.stop()
@@ -72,6 +65,21 @@ func bubble(t *testing.T, shards uint32, f func(w *world)) {
 		witness.Wait()
 		w.server.Close()
 	})
+}
+
+// witness notes everything that is written, over all watches that break.
+func (w *world) witness() {
+	for revision := int64(1); w.ctx.Err() == nil; {
+		for batch := range w.admin.Watch(w.ctx, keys.Shards(), revision) {
+			if batch.Err != nil {
+				break
+			}
+			revision = batch.Revision + 1
+			w.mu.Lock()
+			w.seen = append(w.seen, batch.Events...)
+			w.mu.Unlock()
+		}
+	}
 }
 
 // written returns everything that was put under the shards, in order. Trimmed records are

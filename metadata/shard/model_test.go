@@ -567,13 +567,13 @@ func (p *play) compare() {
 // stale, against the reference.
 func TestStateAgreesWithAPlainModel(t *testing.T) {
 	seen, replaced := map[shard.Code]int{}, 0
-	for seed := range uint64(60) {
+	for seed := range uint64(40) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			p := &play{
 				t: t, rnd: rand.New(rand.NewPCG(seed, 1)), model: newReference(), now: 1000,
 				state: shard.New(), other: shard.New(), last: map[tiering.SessionID]*request{}, outcomes: seen,
 			}
-			for range 120 {
+			for range 100 {
 				p.record()
 			}
 			replaced += p.replaced
