@@ -117,6 +117,9 @@ func (a *topicAnswer) describe(v view, start, limit int32) (out kmsg.DescribeTop
 		}
 		o.Replicas = v.replicas(t, leader)
 		o.ISR, o.OfflineReplicas = o.Replicas, []int32{}
+		// Null is allowed for these two (KIP-966), but Java's admin client reads them
+		// without a look.
+		o.EligibleLeaderReplicas, o.LastKnownELR = []int32{}, []int32{}
 		out.Partitions = append(out.Partitions, o)
 		taken++
 	}

@@ -402,6 +402,9 @@ func TestDescribeTopicPartitionsPages(t *testing.T) {
 			for _, topic := range resp.Topics {
 				for _, p := range topic.Partitions {
 					got, n = append(got, part{text(topic.Topic), p.Partition}), n+1
+					if p.EligibleLeaderReplicas == nil || p.LastKnownELR == nil {
+						t.Errorf("%s-%d: null lists, which Java's admin client cannot read", text(topic.Topic), p.Partition)
+					}
 				}
 			}
 			if n > int(limit) || pages > 8 {
