@@ -213,7 +213,6 @@ func (c *chaos) served(id tiering.ShardID) bool {
 // history is what was written to one shard, in order.
 type history struct {
 	next   uint64              // the seq that the next record must have
-	epoch  tiering.LeaderEpoch // of the last takeover
 	leader tiering.LeaderEpoch // of the last leadership that was created
 	led    bool                // and it has not ended
 	at     map[int64][]uint64  // by mark: the seqs of the records that hold it
