@@ -155,6 +155,7 @@ func (s *State) expireProducers(before int64) {
 		for id, e := range p.producers {
 			if e.updated < before {
 				delete(p.producers, id)
+				s.forgotten = max(s.forgotten, id)
 			}
 		}
 	}

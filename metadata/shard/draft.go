@@ -218,14 +218,19 @@ func (d *Draft) part(part *Part, outcomes []Outcome) []Outcome {
 }
 
 // judge applies Kafka's rules for the sequence numbers of idempotent producers
-// (ProducerAppendInfo, ProducerStateManager). A producer that is not known, or is
-// known with an older epoch, may start anywhere or at 0.
+// (ProducerAppendInfo, ProducerStateManager). A producer that is known with an older epoch
+// starts at 0, and so does one that is not known, unless it may have been forgotten. That
+// is stricter than Kafka, which lets a batch start anywhere although the one before it
+// has just failed and will be sent again (see KIP-890 on verification of the lowest one).
 func (d *Draft) judge(tp tiering.TopicPartition, b Batch, next tiering.Offset) Outcome {
 	if b.ProducerID < 0 {
 		return Outcome{OK, next}
 	}
 	e := d.lookup(tp, b.ProducerID)
 	if e == nil {
+		if b.FirstSeq != 0 && b.ProducerID > d.state.forgotten {
+			return Outcome{OutOfOrderSequence, -1}
+		}
 		return Outcome{OK, next}
 	}
 	switch {

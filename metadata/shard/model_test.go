@@ -20,6 +20,7 @@ import (
 type reference struct {
 	partitions map[tiering.TopicPartition]*refPartition
 	answered   map[tiering.SessionID]refAnswer
+	forgotten  int64                                                  // greatest id of a producer that was ever forgotten
 	batches    map[uint32]shard.Batch                                 // by the number written into each
 	stored     map[tiering.SegmentID]map[tiering.Position]storedBatch // what lies in segments
 }
@@ -51,6 +52,7 @@ func newReference() *reference {
 	return &reference{
 		partitions: map[tiering.TopicPartition]*refPartition{},
 		answered:   map[tiering.SessionID]refAnswer{},
+		forgotten:  -1,
 		batches:    map[uint32]shard.Batch{},
 		stored:     map[tiering.SegmentID]map[tiering.Position]storedBatch{},
 	}
@@ -69,12 +71,14 @@ func (m *reference) partition(tp tiering.TopicPartition) *refPartition {
 func (m *reference) decide(tp tiering.TopicPartition, number uint32, epoch tiering.LeaderEpoch, now int64) shard.Outcome {
 	b := m.batches[number]
 	p := m.partitions[tp]
-	if b.ProducerID >= 0 && p != nil {
-		if pr := p.producers[b.ProducerID]; pr != nil {
-			if code, base := pr.judge(b); code != 0 || base >= 0 {
-				return shard.Outcome{Code: shard.Code(code), Base: tiering.Offset(base)}
-			}
+	known := p != nil && p.producers[b.ProducerID] != nil
+	switch {
+	case known:
+		if code, base := p.producers[b.ProducerID].judge(b); code != 0 || base >= 0 {
+			return shard.Outcome{Code: shard.Code(code), Base: tiering.Offset(base)}
 		}
+	case b.ProducerID > m.forgotten && b.FirstSeq > 0:
+		return shard.Outcome{Code: 45, Base: -1}
 	}
 	p = m.partition(tp)
 	base := p.next
@@ -186,7 +190,7 @@ func (p *play) batch(tp tiering.TopicPartition) uint32 {
 	b := shard.Batch{Length: 61 + int32(p.rnd.IntN(40)), Count: 1 + int32(p.rnd.IntN(5)), MaxTimestamp: p.rnd.Int64N(1e6) - 10, ProducerID: -1, ProducerEpoch: -1, FirstSeq: -1}
 	if p.rnd.IntN(4) > 0 {
 		b.ProducerID, b.ProducerEpoch, b.FirstSeq = p.rnd.Int64N(3), 0, int32(p.rnd.IntN(3))
-		if b.ProducerID == 2 { // one that soon comes to the end of the numbers
+		if b.ProducerID <= p.model.forgotten && p.rnd.IntN(2) == 0 { // one that soon comes to the end of the numbers
 			b.FirstSeq = math.MaxInt32 - int32(p.rnd.IntN(20))
 		}
 		if part := p.model.partitions[tp]; part != nil && part.producers[b.ProducerID] != nil {
@@ -374,7 +378,13 @@ func (p *play) change(d *shard.Draft, dropped map[tiering.TopicID]bool) {
 		if len(dropped) == 0 {
 			d.Add(shard.ExpireProducers{Before: p.now - 300})
 			for _, m := range p.model.partitions {
-				maps.DeleteFunc(m.producers, func(_ int64, pr *refProducer) bool { return pr.updated < p.now-300 })
+				maps.DeleteFunc(m.producers, func(id int64, pr *refProducer) bool {
+					old := pr.updated < p.now-300
+					if old {
+						p.model.forgotten = max(p.model.forgotten, id)
+					}
+					return old
+				})
 			}
 			p.forgot = true
 		}

@@ -60,6 +60,17 @@ func submit(t *testing.T, d *shard.Draft, s *shard.Submission) []shard.Outcome {
 	return out
 }
 
+// stateThatForgot is a state in which producers up to an id may have been known once.
+func stateThatForgot(t *testing.T, id int64) *shard.State {
+	s := shard.New()
+	commit(t, s, 1, 100, func(d *shard.Draft) { submit(t, d, submission(1, part(tpB, idempotent(id, 0, 0, 1)))) })
+	commit(t, s, 1, 200, func(d *shard.Draft) {
+		d.Add(shard.ExpireProducers{Before: 200})
+		d.Add(shard.ForgetSession{Session: session})
+	})
+	return s
+}
+
 func TestSequenceNumbers(t *testing.T) {
 	const top = math.MaxInt32
 	ok := func(base tiering.Offset) shard.Outcome { return shard.Outcome{Code: shard.OK, Base: base} }
@@ -71,7 +82,9 @@ func TestSequenceNumbers(t *testing.T) {
 		want    []shard.Outcome
 	}{
 		{"an unknown producer may start at 0", []shard.Batch{idempotent(1, 0, 0, 2)}, []shard.Outcome{ok(0)}},
-		{"an unknown producer may start anywhere", []shard.Batch{idempotent(1, 3, 17, 2)}, []shard.Outcome{ok(0)}},
+		{"one that may have been forgotten may start anywhere", []shard.Batch{idempotent(1, 3, 17, 2)}, []shard.Outcome{ok(0)}},
+		{"a newer one may not: the batch before has failed and comes again", []shard.Batch{idempotent(10, 0, 2, 1), idempotent(10, 0, 0, 2), idempotent(10, 0, 2, 1)}, []shard.Outcome{gap, ok(0), ok(2)}},
+		{"not with an epoch above 0 either", []shard.Batch{idempotent(10, 3, 1, 1)}, []shard.Outcome{gap}},
 		{"a batch that continues the last one is taken", []shard.Batch{idempotent(1, 0, 0, 2), idempotent(1, 0, 2, 1)}, []shard.Outcome{ok(0), ok(2)}},
 		{"a gap is refused", []shard.Batch{idempotent(1, 0, 0, 2), idempotent(1, 0, 3, 1)}, []shard.Outcome{ok(0), gap}},
 		{"an overlap is refused", []shard.Batch{idempotent(1, 0, 0, 2), idempotent(1, 0, 1, 2)}, []shard.Outcome{ok(0), gap}},
@@ -93,13 +106,13 @@ func TestSequenceNumbers(t *testing.T) {
 		{"plain batches are never duplicates", []shard.Batch{plain(1), plain(1)}, []shard.Outcome{ok(0), ok(1)}},
 	} {
 		t.Run(tc.name+", within a record", func(t *testing.T) {
-			d := shard.NewDraft(shard.New(), 1, leader, 1, 0)
+			d := shard.NewDraft(stateThatForgot(t, 9), 1, leader, 1, 0)
 			if got := submit(t, d, submission(1, part(tpA, tc.batches...))); !slices.Equal(got, tc.want) {
 				t.Errorf("got %v, want %v", got, tc.want)
 			}
 		})
 		t.Run(tc.name+", record by record", func(t *testing.T) {
-			s := shard.New()
+			s := stateThatForgot(t, 9)
 			for i, b := range tc.batches {
 				commit(t, s, 1, int64(i), func(d *shard.Draft) {
 					if got := submit(t, d, submission(uint64(i+1), part(tpA, b))); got[0] != tc.want[i] {
@@ -113,8 +126,8 @@ func TestSequenceNumbers(t *testing.T) {
 
 func TestProducersOfOnePartitionAreUnknownInAnother(t *testing.T) {
 	d := shard.NewDraft(shard.New(), 1, leader, 1, 0)
-	out := submit(t, d, submission(1, part(tpA, idempotent(1, 0, 0, 1)), part(tpB, idempotent(1, 0, 5, 1))))
-	if want := []shard.Outcome{{}, {}}; !slices.Equal(out, want) {
+	out := submit(t, d, submission(1, part(tpA, idempotent(1, 0, 0, 1)), part(tpB, idempotent(1, 0, 0, 1), idempotent(1, 0, 1, 1)), part(tpA, idempotent(1, 0, 2, 1))))
+	if want := []shard.Outcome{{}, {}, {Base: 1}, {Code: shard.OutOfOrderSequence, Base: -1}}; !slices.Equal(out, want) {
 		t.Errorf("got %v, want %v", out, want)
 	}
 }

@@ -15,7 +15,7 @@ import (
 //
 //	0   8  magic "FLOESNAP"
 //	8   1  version
-//	9   n  body: seq uvarint | epoch uvarint
+//	9   n  body: seq uvarint | epoch uvarint | forgotten producer id + 1 uvarint
 //	       partitions: count, each, in order: partition | next | log start |
 //	           extents: count, each (base uvarint, epoch uvarint, extent) |
 //	           epochs: count, each (epoch uvarint, start uvarint) |
@@ -36,6 +36,7 @@ func (s *State) EncodeSnapshot(b []byte) []byte {
 	e := encoder{append(append(b, snapshotMagic...), snapshotVersion)}
 	e.uint(s.Seq)
 	e.uint(uint64(s.Epoch))
+	e.uint(uint64(s.forgotten) + 1) // -1 is none, and becomes 0
 	e.uint(uint64(len(s.partitions)))
 	for _, tp := range s.Partitions() {
 		e.partition(tp)
@@ -104,6 +105,7 @@ func (d *decoder) state() *State {
 	s := New()
 	s.Seq = d.uint()
 	s.Epoch = tiering.LeaderEpoch(d.int32("epoch"))
+	s.forgotten = int64(d.limited(1<<63, "producer id") - 1)
 	var last tiering.TopicPartition
 	for i := range d.count(21, "partition") {
 		tp := d.partition()

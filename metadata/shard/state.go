@@ -40,6 +40,7 @@ type State struct {
 
 	partitions  map[tiering.TopicPartition]*Partition
 	submissions map[tiering.SessionID]submitted
+	forgotten   int64 // greatest id of a producer that ExpireProducers has forgotten, -1 for none
 	inlineBytes int64
 	inlineRuns  int
 }
@@ -84,6 +85,7 @@ func New() *State {
 	return &State{
 		partitions:  map[tiering.TopicPartition]*Partition{},
 		submissions: map[tiering.SessionID]submitted{},
+		forgotten:   -1,
 	}
 }
 
