@@ -10,11 +10,11 @@ TAGS    := integration
 RACE    := $(shell [ "$$($(GO) env CGO_ENABLED)" = 1 ] && command -v "$$($(GO) env CC | cut -d' ' -f1)" >/dev/null 2>&1 && echo -race)
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test check integration bench fuzz sim docs clean
+.PHONY: help build run test check integration bench bench-go fuzz sim docs clean
 
 help: ## list the targets
 	@echo 'make TARGET, where TARGET is'
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  %-12s %s\n' "$$name" "$$what"; done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  %-12s %s\n' "$$name" "$$what"; done
 
 build: ## build bin/floe, static
 	@echo '==> building bin/floe'
@@ -43,7 +43,10 @@ integration: ## run the tests against real etcd, MinIO and clients
 	@echo '==> integration tests'
 	@$(GO) test -tags $(TAGS) -count=1 -timeout 30m $(GOFLAGS_TEST) ./integration/...
 
-bench: ## run the benchmarks; BENCH=regexp and PKG=./dir choose
+bench: $(if $(BENCH),bench-go) ## measure Floe from outside, one table (10 min); BENCH_ARGS='-quick' adds flags
+	@$(if $(BENCH),:,$(GO) run ./integration/bench $(BENCH_ARGS))
+
+bench-go: ## run the Go benchmarks; BENCH=regexp and PKG=./dir choose
 	@echo '==> benchmarks of $(PKG)'
 	@$(GO) test -run '^$$' -bench '$(or $(BENCH),.)' -benchmem $(PKG)
 

@@ -1,0 +1,89 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"sync"
+	"time"
+)
+
+// proxy stands before an object store and holds the answer of every PUT back.
+type proxy struct {
+	addr string
+	srv  *http.Server
+	wg   sync.WaitGroup
+	err  error // of Serve, once wg is done
+}
+
+// startProxy serves on a free port until stop.
+func startProxy(backend string, delay time.Duration) (*proxy, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	target := &url.URL{Scheme: "http", Host: backend}
+	handler := &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(target)
+			r.Out.Host = r.In.Host // it is part of what the client signed
+		},
+		ModifyResponse: func(r *http.Response) error {
+			if r.Request.Method != http.MethodPut {
+				return nil
+			}
+			return hold(r.Request.Context(), delay)
+		},
+		Transport:  &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true, WriteBufferSize: proxyBuffer, ReadBufferSize: proxyBuffer},
+		BufferPool: &proxyBuffers{},
+	}
+	p := &proxy{addr: l.Addr().String(), srv: &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second}}
+	p.wg.Go(func() {
+		if err := p.srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			p.err = err
+		}
+	})
+	return p, nil
+}
+
+// stop ends the proxy and reports what ended it before.
+func (p *proxy) stop() error {
+	err := p.srv.Close()
+	p.wg.Wait()
+	return errors.Join(err, p.err)
+}
+
+// hold waits for d, or for the end of ctx.
+func hold(ctx context.Context, d time.Duration) error {
+	if d == 0 {
+		return nil
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// proxyBuffer is large, for the proxy must not be what limits a store.
+const proxyBuffer = 256 << 10
+
+// proxyBuffers lends the buffers that answers are copied through.
+type proxyBuffers struct{ pool sync.Pool }
+
+func (b *proxyBuffers) Get() []byte {
+	if p, ok := b.pool.Get().(*[proxyBuffer]byte); ok {
+		return p[:]
+	}
+	return new([proxyBuffer]byte)[:]
+}
+
+func (b *proxyBuffers) Put(p []byte) { b.pool.Put((*[proxyBuffer]byte)(p)) }
