@@ -414,9 +414,10 @@ func (c *conn) run() {
 		late := time.Duration(c.rnd.Int64N(int64(3 * time.Millisecond)))
 		select {
 		case <-c.broken:
-			// What was on its way when the producer hung up arrives much later, or never.
-			if c.rnd.IntN(2) == 0 {
-				continue
+			// What was on its way when the producer hung up arrives much later, or never, and
+			// then neither does what came after it.
+			if c.rnd.IntN(3) == 0 {
+				return
 			}
 			late = time.Duration(c.rnd.Int64N(int64(6 * time.Second)))
 		default:
