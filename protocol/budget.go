@@ -36,10 +36,22 @@ func (b *Budget) Acquire(ctx context.Context, n int64) (*Charge, error) {
 	if err := b.sem.Acquire(ctx, n); err != nil {
 		return nil, fmt.Errorf("waiting for %d bytes of the request budget: %w", n, err)
 	}
+	return b.charged(n), nil
+}
+
+// TryAcquire charges n bytes if they are free and nobody waits for any.
+func (b *Budget) TryAcquire(n int64) (*Charge, bool) {
+	if n < 0 || !b.sem.TryAcquire(n) {
+		return nil, false
+	}
+	return b.charged(n), true
+}
+
+func (b *Budget) charged(n int64) *Charge {
 	b.used.Add(n)
 	c := &Charge{budget: b}
 	c.n.Store(n)
-	return c, nil
+	return c
 }
 
 // Charge is a part of a budget that is in use. A nil Charge holds nothing.
@@ -56,14 +68,22 @@ func (c *Charge) Bytes() int64 {
 	return c.n.Load()
 }
 
-// Release gives the bytes back. Only the first call has an effect; any goroutine may
-// make it.
-func (c *Charge) Release() {
+// Shrink gives back what is held beyond n bytes, because that much is no longer in
+// memory. A charge never grows: who waits for budget must not hold some.
+func (c *Charge) Shrink(n int64) {
 	if c == nil {
 		return
 	}
-	if n := c.n.Swap(0); n > 0 {
-		c.budget.used.Add(-n)
-		c.budget.sem.Release(n)
+	n = max(n, 0)
+	for held := c.n.Load(); held > n; held = c.n.Load() {
+		if c.n.CompareAndSwap(held, n) {
+			c.budget.used.Add(n - held)
+			c.budget.sem.Release(held - n)
+			return
+		}
 	}
 }
+
+// Release gives the bytes back. Only the first call has an effect; any goroutine may
+// make it.
+func (c *Charge) Release() { c.Shrink(0) }

@@ -72,6 +72,26 @@ func TestBudget(t *testing.T) {
 	})
 }
 
+func TestChargesShrink(t *testing.T) {
+	b := protocol.NewBudget(100)
+	c, ok := b.TryAcquire(80)
+	if _, again := b.TryAcquire(21); !ok || again {
+		t.Fatal("80 of 100 bytes must be granted, 21 more not")
+	}
+	for _, step := range []struct{ to, left int64 }{{90, 80}, {30, 30}, {50, 30}, {-1, 0}, {10, 0}} {
+		if c.Shrink(step.to); c.Bytes() != step.left || b.InUse() != step.left {
+			t.Errorf("after Shrink(%d): %d bytes held, %d in use; want %d", step.to, c.Bytes(), b.InUse(), step.left)
+		}
+	}
+	c.Release()
+	if all, ok := b.TryAcquire(100); !ok || all.Bytes() != 100 {
+		t.Error("the whole budget is not free again")
+	}
+	if _, ok := b.TryAcquire(-1); ok {
+		t.Error("a negative amount was granted")
+	}
+}
+
 func TestPendingIsResolvedOnce(t *testing.T) {
 	p := protocol.NewPending()
 	if !p.Resolve(answer("first")) {
