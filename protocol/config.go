@@ -33,7 +33,8 @@ type Config struct {
 
 	// HandshakeTimeout is the time from accepting to the end of the handshake.
 	HandshakeTimeout time.Duration
-	// FrameTimeout is the time in which the next readChunk of a begun frame must arrive.
+	// FrameTimeout is the time in which the next readChunk of a begun frame must arrive. The
+	// whole frame has FrameTimeout and what it takes at minFrameRate.
 	FrameTimeout time.Duration
 	// WriteTimeout is the time in which the client must take writeChunk of an answer.
 	WriteTimeout time.Duration
@@ -46,6 +47,10 @@ type Config struct {
 	Log *slog.Logger
 	// Observer may be nil.
 	Observer Observer
+
+	// largeFrames is charged with produce frames of more than largeFrame that are still
+	// arriving: half of the produce budget, or one frame of MaxRequestBytes.
+	largeFrames *Budget
 }
 
 // The defaults, each with what speaks against less and more.
@@ -91,6 +96,17 @@ const (
 	growFactor = 4
 	// readChunk is how much must arrive within FrameTimeout.
 	readChunk = 256 << 10
+	// minFrameRate, in bytes per second, bounds how long a frame holds budget for bytes that
+	// have not come. More cuts off large requests on links of 10 Mbit/s, whose clients,
+	// with Kafka's request timeout of 30 seconds, would need three times that; less lets a
+	// client that says 100 MiB and sends nothing to speak of hold them for longer than the
+	// two minutes after which producers give up.
+	minFrameRate = 1 << 20
+	// largeFrame is what producers send at most unless they are told otherwise
+	// (max.request.size, message.max.bytes). Larger ones share a part of the produce budget
+	// while they arrive, so that a few that come slowly, or not at all, leave the rest to
+	// usual requests. Nobody is charged step by step: who waits must hold nothing.
+	largeFrame = 1 << 20
 	// writeChunk is how much of consecutive answers is written with one system call, and
 	// must be taken within WriteTimeout.
 	writeChunk = 1 << 20
@@ -131,6 +147,7 @@ func (c Config) withDefaults() (Config, error) {
 	case c.ProduceBudget.Size() < int64(c.MaxRequestBytes):
 		return c, fmt.Errorf("listener: MaxRequestBytes is %d but the produce budget only %d", c.MaxRequestBytes, c.ProduceBudget.Size())
 	}
+	c.largeFrames = NewBudget(max(c.ProduceBudget.Size()/2, int64(c.MaxRequestBytes)))
 	if need := controlCharge(max(c.MaxControlBytes, c.MaxHandshakeBytes)); c.ControlBudget.Size() < need {
 		return c, fmt.Errorf("listener: a control request may need %d bytes but the control budget is %d", need, c.ControlBudget.Size())
 	}

@@ -48,6 +48,7 @@ type frameReader struct {
 	cfg    *Config
 	proven int
 	latest time.Time // end of the handshake's time; zero once it is done
+	end    time.Time // of the frame's time; zero between frames
 }
 
 func newFrameReader(conn net.Conn, cfg *Config) *frameReader {
@@ -76,6 +77,14 @@ func (f *frameReader) read(ctx context.Context, established bool) (frame []byte,
 	if _, err := f.br.Discard(4); err != nil {
 		return nil, nil, readFailure(err)
 	}
+	var gate *Charge
+	if key == keyProduce && size > largeFrame {
+		// In this order: who holds some of the produce budget never waits for the gate.
+		if gate, err = f.cfg.largeFrames.Acquire(ctx, int64(size)); err != nil {
+			return nil, nil, &closing{reason: ReasonShutdown, err: err}
+		}
+		defer gate.Release()
+	}
 	budget, need := f.cfg.ControlBudget, controlCharge(size)
 	if key == keyProduce {
 		budget, need = f.cfg.ProduceBudget, int64(size)
@@ -84,7 +93,9 @@ func (f *frameReader) read(ctx context.Context, established bool) (frame []byte,
 	if err != nil {
 		return nil, nil, &closing{reason: ReasonShutdown, err: err}
 	}
+	f.end = f.cfg.Now().Add(f.cfg.FrameTimeout + time.Duration(size)*time.Second/minFrameRate)
 	frame, err = f.body(size)
+	f.end = time.Time{}
 	if err != nil {
 		charge.Release()
 		return nil, nil, readFailure(err)
@@ -156,11 +167,13 @@ func (f *frameReader) body(size int) ([]byte, error) {
 	}
 }
 
-// deadline gives the next reads d, or what is left of the handshake's time.
+// deadline gives the next reads d, or what is left of the handshake's or the frame's time.
 func (f *frameReader) deadline(d time.Duration) error {
 	t := f.cfg.Now().Add(d)
-	if !f.latest.IsZero() && f.latest.Before(t) {
-		t = f.latest
+	for _, end := range []time.Time{f.latest, f.end} {
+		if !end.IsZero() && end.Before(t) {
+			t = end
+		}
 	}
 	return f.conn.SetReadDeadline(t)
 }

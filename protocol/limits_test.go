@@ -5,7 +5,9 @@ import (
 	"encoding/binary"
 	"io"
 	"log/slog"
+	"net"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -155,6 +157,73 @@ func TestTimeouts(t *testing.T) {
 			time.Sleep(protocol.DefaultWriteTimeout + time.Second) // virtual
 			r.wantClosed(c, protocol.ReasonTimeout)
 		})
+	})
+}
+
+// claim sends the head of a produce frame of size bytes, and from then on step bytes at a
+// time, each after a pause, until the connection ends.
+func claim(c net.Conn, size, step int, pause time.Duration) {
+	head := binary.BigEndian.AppendUint32(nil, uint32(size))
+	b := append(head, 0, 0, 0, 3, 0, 0, 0, 1, 0, 2, 'm', 'e')
+	for {
+		if _, err := c.Write(b); err != nil {
+			return
+		}
+		time.Sleep(pause) // virtual
+		b = make([]byte, step)
+	}
+}
+
+// A frame that trickles in holds its budget for a while, not for hours.
+func TestFramesMustArrive(t *testing.T) {
+	const size = 64 << 20
+	bubble(t, echo, nil, func(r *rig) {
+		c := r.ln.dial()
+		r.send(c, frame(3, 0, 1, "")) // the handshake's shorter time is over
+		r.want(c, 1, "")
+		start := time.Now()
+		var clients sync.WaitGroup
+		clients.Go(func() { claim(c, size, 300<<10, 29*time.Second) }) // just fast enough for FrameTimeout
+		r.wantClosed(c, protocol.ReasonTimeout)
+		if d, want := time.Since(start), protocol.DefaultFrameTimeout+64*time.Second; d != want {
+			t.Errorf("closed after %v, want %v", d, want)
+		}
+		clients.Wait()
+	})
+}
+
+// Large frames that do not arrive leave room for usual ones.
+func TestSlowLargeFramesLeaveRoom(t *testing.T) {
+	small := func(c *protocol.Config) {
+		c.MaxRequestBytes = 6 << 20
+		c.ProduceBudget = protocol.NewBudget(16 << 20)
+	}
+	bubble(t, echo, small, func(r *rig) {
+		var slow []net.Conn
+		var clients sync.WaitGroup
+		for range 5 {
+			c := r.ln.dial()
+			slow = append(slow, c)
+			clients.Go(func() { claim(c, 5<<20, 1, time.Second) })
+		}
+		synctest.Wait()
+		if n := r.cfg.ProduceBudget.InUse(); n != 5<<20 {
+			t.Errorf("%d bytes are charged for frames that do not come", n)
+		}
+		c := r.ln.dial()
+		body := strings.Repeat("x", 1<<19)
+		for i := range int32(3) {
+			start := time.Now()
+			r.send(c, frame(0, 3, i, body))
+			if r.want(c, i, body); time.Since(start) != 0 {
+				t.Errorf("a usual request waited %v", time.Since(start))
+			}
+		}
+		c.Close()
+		for _, c := range slow {
+			c.Close()
+		}
+		clients.Wait()
 	})
 }
 
