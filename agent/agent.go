@@ -117,7 +117,7 @@ type Agent struct {
 	control   *protocol.Budget // of all others, so that a slow store does not stop them
 	cache     *cache.Cache
 	clusterID [16]byte
-	node      int32
+	node      atomic.Int32 // of the last life, 0 before the first
 
 	catalogue  *catalogue.Catalogue
 	agents     *membership.Agents
@@ -142,7 +142,7 @@ func New(cfg Config, parts Parts) (*Agent, error) {
 		return nil, err
 	}
 	a := &Agent{
-		cfg: cfg, parts: parts, keys: metadata.NewKeys(cfg.Cluster), node: cfg.NodeID,
+		cfg: cfg, parts: parts, keys: metadata.NewKeys(cfg.Cluster),
 		metrics: newMetrics(parts.Registry), budget: protocol.NewBudget(cfg.RequestMemory), control: protocol.NewBudget(controlMemory), cache: c,
 		ready: make(chan struct{}),
 	}
@@ -154,7 +154,7 @@ func New(cfg Config, parts Parts) (*Agent, error) {
 func (a *Agent) Ready() <-chan struct{} { return a.ready }
 
 // NodeID returns the agent's node id, once it is ready.
-func (a *Agent) NodeID() int32 { return a.node }
+func (a *Agent) NodeID() int32 { return a.node.Load() }
 
 // Unready says why the agent is not ready to serve, or returns nothing if it is.
 func (a *Agent) Unready() []string {
@@ -178,7 +178,7 @@ func (a *Agent) setReady() {
 	case <-a.ready:
 	default:
 		close(a.ready)
-		a.parts.Log.Info("ready", "node", a.node, "address", a.cfg.Advertise)
+		a.parts.Log.Info("ready", "node", a.node.Load(), "address", a.cfg.Advertise)
 	}
 }
 
@@ -186,9 +186,7 @@ func (a *Agent) setDraining() { a.draining.Store(true) }
 
 // inlineRoom says whether a shard may take more inline bytes.
 func (a *Agent) inlineRoom(id tiering.ShardID) bool {
-	var held int64
-	a.set.View(id).Read(func(s *shard.State) { held = s.InlineBytes() })
-	return held < maxShardInline
+	return a.set.View(id).InlineBytes() < maxShardInline
 }
 
 // Run serves until ctx ends, then drains. It returns an error if the agent cannot start
@@ -203,16 +201,6 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil || copy(a.clusterID[:], id) != len(a.clusterID) {
 		return fmt.Errorf("cluster id %q is not 22 characters of URL-safe base64", cluster.ID)
 	}
-	first, err := a.begin(ctx)
-	if err != nil {
-		return err
-	}
-	serving := false
-	defer func() {
-		if !serving {
-			a.endSession(first) // nobody lives it
-		}
-	}()
 	// From here on everything lives until the agent has drained, not until ctx ends.
 	work, stop := context.WithCancelCause(context.WithoutCancel(ctx))
 	var tasks sync.WaitGroup
@@ -234,6 +222,11 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err := a.await(ctx, work); err != nil {
 		return err
 	}
+	// Registered last: from then on other agents leave shards to this one.
+	first, err := a.begin(ctx)
+	if err != nil {
+		return err
+	}
 	defer a.parts.Peers.Close()
 	if a.peerServer != nil {
 		task("serving other agents", a.servePeers)
@@ -241,7 +234,6 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.server != nil {
 		task("serving Kafka clients", a.server.Serve)
 	}
-	serving = true
 	return a.lives(ctx, work, first)
 }
 
@@ -280,6 +272,9 @@ func (a *Agent) lives(ctx, work context.Context, l *life) error {
 				l = next
 				break
 			}
+			if errors.Is(err, membership.ErrNodeIDTaken) {
+				return err
+			}
 			a.parts.Log.Warn("registering again failed", "err", err)
 			select {
 			case <-time.After(sessionRetry):
@@ -317,7 +312,7 @@ func (a *Agent) assemble(c catalogue.Cluster) error {
 	log := a.parts.Log
 	a.catalogue = catalogue.New(a.parts.Meta, a.keys, c, catalogue.Config{Log: log})
 	a.agents = membership.NewAgents(a.parts.Meta, a.keys, membership.AgentsConfig{Log: log})
-	a.set = journal.New(journal.Config{Keys: a.keys, Shards: c.Shards, Node: a.node, SnapshotRecords: a.cfg.SnapshotRecords}, journal.Parts{
+	a.set = journal.New(journal.Config{Keys: a.keys, Shards: c.Shards, SnapshotRecords: a.cfg.SnapshotRecords}, journal.Parts{
 		Store: a.parts.Meta, Objects: a.parts.Objects, Log: log, Now: time.Now, Nonce: nonce, Observe: a.metrics,
 		Committed: a.carrier.committed,
 		Applied:   func(id tiering.ShardID, rec *shard.Record) { a.reader.Applied(id, rec) },
@@ -326,10 +321,10 @@ func (a *Agent) assemble(c catalogue.Cluster) error {
 	if a.parts.Peers == nil {
 		a.parts.Peers = peer.NewClient()
 	}
-	a.sequencer = &sequencer{self: a.node, set: a.set, agents: a.agents, peers: a.parts.Peers}
+	a.sequencer = &sequencer{self: &a.node, set: a.set, agents: a.agents, topics: a.catalogue, peers: a.parts.Peers}
 	a.ports = kafka.Parts{
 		Topics: a.catalogue, Changes: a.catalogue,
-		Cluster:     &cluster{self: a.node, cluster: c, set: a.set, agents: a.agents},
+		Cluster:     &cluster{self: &a.node, cluster: c, set: a.set, agents: a.agents},
 		Producer:    &producer{set: a.set, current: &a.current},
 		Reader:      reader{a.reader},
 		Offsets:     offsets{r: a.reader, set: a.set},

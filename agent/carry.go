@@ -29,14 +29,30 @@ func (c *carrier) committed(id tiering.ShardID, seq uint64, value []byte) {
 	defer c.mu.Unlock()
 	c.records = append(c.records, r)
 	c.bytes += segment.CarrySize(r)
+	c.boundLocked()
+}
+
+// GiveBack keeps for the next segment what was taken for one that could not be stored.
+func (c *carrier) GiveBack(records []segment.JournalRecord) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.records = append(records, c.records...)
+	for _, r := range records {
+		c.bytes += segment.CarrySize(r)
+	}
+	c.boundLocked()
+}
+
+// boundLocked lets the oldest go.
+func (c *carrier) boundLocked() {
 	for c.bytes > maxCarried {
 		c.bytes -= segment.CarrySize(c.records[0])
 		c.records = c.records[1:]
 	}
 }
 
-// take returns what has gathered; the caller stores it.
-func (c *carrier) take() []segment.JournalRecord {
+// Take returns what has gathered, for the caller to store or to give back.
+func (c *carrier) Take() []segment.JournalRecord {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	out := c.records

@@ -15,7 +15,7 @@ import (
 
 // cluster tells Kafka clients who is there.
 type cluster struct {
-	self    int32
+	self    *atomic.Int32 // the agent's node id
 	cluster catalogue.Cluster
 	set     *journal.Set
 	agents  *membership.Agents
@@ -32,7 +32,7 @@ type knownAgents struct {
 func (c *cluster) ClusterID() string { return c.cluster.ID }
 
 // Self implements kafka.Cluster.
-func (c *cluster) Self() int32 { return c.self }
+func (c *cluster) Self() int32 { return c.self.Load() }
 
 // Shards implements kafka.Cluster.
 func (c *cluster) Shards() uint32 { return c.cluster.Shards }
@@ -67,5 +67,5 @@ func (c *cluster) Leader(id tiering.ShardID) (int32, tiering.LeaderEpoch) {
 	case len(agents) > 0:
 		return agents[int(id)%len(agents)].NodeID, max(l.Epoch, 0)
 	}
-	return c.self, max(l.Epoch, 0)
+	return c.self.Load(), max(l.Epoch, 0)
 }

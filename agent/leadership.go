@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -27,44 +26,114 @@ const (
 )
 
 // leadership makes this agent lead the shards that placement gives it: it takes those
-// that have no leader and releases those that another live agent should lead.
+// that have no leader and releases those that another live agent should lead. A shard that
+// is slow to take or to release holds no other up.
 type leadership struct {
 	self    membership.NodeID
 	set     *journal.Set
 	agents  *membership.Agents
-	session *membership.Session
+	session leaderSession
 	log     *slog.Logger
-	settled chan struct{} // closed when placement and leadership agreed for the first time
+	settled chan struct{}        // closed when every shard had a leader for the first time
+	done    chan tiering.ShardID // takes and releases that have ended
 }
 
-// run goes on until ctx ends or the session is lost. Leaders end with the session.
-func (l *leadership) run(ctx context.Context) {
-	var once sync.Once
-	for {
-		if ctx.Err() != nil {
-			return
+// leaderSession is a session as the journals want it.
+type leaderSession struct{ *membership.Session }
+
+// Node returns the agent's node id under this session.
+func (s leaderSession) Node() int32 { return int32(s.NodeID()) }
+
+func newLeadership(set *journal.Set, agents *membership.Agents, session *membership.Session, log *slog.Logger) *leadership {
+	return &leadership{
+		self: session.NodeID(), set: set, agents: agents, session: leaderSession{session},
+		log: log, settled: make(chan struct{}), done: make(chan tiering.ShardID),
+	}
+}
+
+// run goes on until ctx ends or the session is lost, and returns when no take or release is
+// under way. The leaderships it took live on until work ends, the session is lost or they
+// are released.
+func (l *leadership) run(ctx, work context.Context) {
+	busy := map[tiering.ShardID]bool{}
+	slots := make(chan struct{}, takeoversAtOnce)
+	defer func() {
+		for range busy {
+			<-l.done
 		}
+	}()
+	settled := false
+	for ctx.Err() == nil && l.session.Alive() {
 		view := l.agents.View()
 		known, changed := l.set.Leaderships()
-		take, release := l.duties(view, known)
-		again := l.perform(ctx, take, release)
-		if len(take) == 0 && len(release) == 0 && l.complete(known) {
-			once.Do(func() { close(l.settled) })
-		}
-		var retry <-chan time.Time
-		if again {
-			retry = time.After(leadershipRetry)
+		l.start(ctx, work, view, known, busy, slots)
+		if !settled && len(busy) == 0 && l.complete(known) {
+			settled = true
+			close(l.settled)
 		}
 		select {
 		case <-ctx.Done():
-			return
 		case <-l.session.Lost():
-			return
 		case <-view.Changed():
 		case <-changed:
-		case <-retry:
+		case id := <-l.done:
+			if delete(busy, id); len(busy) == 0 {
+				l.log.Info("leadership has moved", "leads", l.leads())
+			}
 		}
 	}
+}
+
+// start begins what duties say, but for shards that something is under way for.
+func (l *leadership) start(ctx, work context.Context, view membership.AgentsView, known []journal.Leadership, busy map[tiering.ShardID]bool, slots chan struct{}) {
+	take, release := l.duties(view, known)
+	begin := func(id tiering.ShardID, f func() bool) {
+		if busy[id] {
+			return
+		}
+		busy[id] = true
+		go func() {
+			slots <- struct{}{}
+			again := f()
+			<-slots
+			if again {
+				select {
+				case <-ctx.Done():
+				case <-time.After(leadershipRetry):
+				}
+			}
+			l.done <- id
+		}()
+	}
+	for _, id := range release {
+		begin(id, func() bool {
+			l.release(ctx, id)
+			return false
+		})
+	}
+	for _, id := range take {
+		begin(id, func() bool { return l.take(ctx, work, id) })
+	}
+}
+
+// take takes one shard over. Its leader lives until work ends, but while it is being taken
+// the end of ctx is enough to give it up.
+func (l *leadership) take(ctx, work context.Context, id tiering.ShardID) (again bool) {
+	life, cancel := context.WithCancel(work)
+	stop := context.AfterFunc(ctx, cancel)
+	leader, err := l.set.Acquire(life, l.session, id)
+	if err == nil && stop() {
+		go func() { // owned by the leader, which the journals wait for
+			<-leader.Over()
+			cancel()
+		}()
+		return false
+	}
+	cancel()
+	if err != nil && ctx.Err() == nil && !errors.Is(err, metadata.ErrConflict) {
+		l.log.Warn("a shard could not be taken over", "shard", id, "err", err)
+	}
+	return err != nil
 }
 
 // complete reports whether every shard has a live leader.
@@ -100,38 +169,6 @@ func (l *leadership) duties(view membership.AgentsView, known []journal.Leadersh
 	return membership.Duties(l.self, placement, live)
 }
 
-// perform carries duties out and reports whether something is worth another try soon.
-func (l *leadership) perform(ctx context.Context, take, release []tiering.ShardID) (again bool) {
-	var mu sync.Mutex
-	var g errgroup.Group
-	g.SetLimit(takeoversAtOnce)
-	for _, id := range release {
-		g.Go(func() error {
-			l.release(ctx, id)
-			return nil
-		})
-	}
-	for _, id := range take {
-		g.Go(func() error {
-			_, err := l.set.Acquire(ctx, l.session, id)
-			if err != nil && ctx.Err() == nil {
-				if !errors.Is(err, metadata.ErrConflict) {
-					l.log.Warn("a shard could not be taken over", "shard", id, "err", err)
-				}
-				mu.Lock()
-				again = true
-				mu.Unlock()
-			}
-			return nil
-		})
-	}
-	_ = g.Wait() // the functions return nil
-	if n := len(take) + len(release); n > 0 {
-		l.log.Info("leadership moved", "took", len(take), "released", len(release), "leads", l.leads())
-	}
-	return again
-}
-
 // leads counts the shards that this agent leads.
 func (l *leadership) leads() (n int) {
 	for i := range l.set.NumShards() {
@@ -156,11 +193,13 @@ func (l *leadership) release(ctx context.Context, id tiering.ShardID) {
 
 // releaseAll gives up everything, for an agent that drains.
 func (l *leadership) releaseAll(ctx context.Context) {
-	var all []tiering.ShardID
+	var g errgroup.Group
+	g.SetLimit(takeoversAtOnce)
 	for i := range l.set.NumShards() {
-		if id := tiering.ShardID(i); l.set.Leader(id) != nil {
-			all = append(all, id)
-		}
+		g.Go(func() error {
+			l.release(ctx, tiering.ShardID(i))
+			return nil
+		})
 	}
-	l.perform(ctx, nil, all)
+	_ = g.Wait() // the functions return nil
 }

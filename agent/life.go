@@ -31,17 +31,25 @@ const (
 	watermarkEvery = time.Second
 )
 
-// begin registers the agent and starts a life, or returns an error that a retry may cure,
-// except ErrNodeIDTaken.
+// begin registers the agent, under the node id of its last life if that is free. The error
+// is one that a retry may cure, except ErrNodeIDTaken.
 func (a *Agent) begin(ctx context.Context) (*life, error) {
-	session, err := membership.Start(ctx, a.parts.Meta, a.keys, membership.SessionConfig{
-		TTL: a.cfg.LeaseTTL, NodeID: membership.NodeID(a.node), Address: a.cfg.Advertise, RPCAddress: a.cfg.RPCAdvertise,
+	cfg := membership.SessionConfig{
+		TTL: a.cfg.LeaseTTL, NodeID: membership.NodeID(a.cfg.NodeID), Address: a.cfg.Advertise, RPCAddress: a.cfg.RPCAdvertise,
 		Zone: a.cfg.Zone, Version: a.cfg.Version, Log: a.parts.Log,
-	})
+	}
+	if last := a.node.Load(); last != 0 {
+		cfg.NodeID = membership.NodeID(last) // clients know this agent by it
+	}
+	session, err := membership.Start(ctx, a.parts.Meta, a.keys, cfg)
+	if errors.Is(err, membership.ErrNodeIDTaken) && a.cfg.NodeID == 0 {
+		cfg.NodeID = 0 // another agent got it meanwhile: any other will do
+		session, err = membership.Start(ctx, a.parts.Meta, a.keys, cfg)
+	}
 	if err != nil {
 		return nil, err
 	}
-	a.node = int32(session.NodeID())
+	a.node.Store(int32(session.NodeID()))
 	return &life{session: session}, nil
 }
 
@@ -54,13 +62,10 @@ func (a *Agent) start(l *life) {
 	}, produce.Parts{
 		Objects: a.parts.Objects, Sequence: a.sequencer, Tail: a.cache, Session: l.session.ID(),
 		Shards: a.set.NumShards(), Now: time.Now, Log: a.parts.Log, Observe: a.metrics,
-		Carry:      a.carrier.take,
+		Carrier:    &a.carrier,
 		InlineRoom: a.inlineRoom,
 	})
-	l.leadership = &leadership{
-		self: l.session.NodeID(), set: a.set, agents: a.agents, session: l.session,
-		log: a.parts.Log, settled: make(chan struct{}),
-	}
+	l.leadership = newLeadership(a.set, a.agents, l.session, a.parts.Log)
 }
 
 // live runs a life until the session is lost or ctx ends; then it drains, as far as that
@@ -70,7 +75,7 @@ func (a *Agent) live(ctx context.Context, l *life) {
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var tasks sync.WaitGroup
 	duties, endDuties := context.WithCancel(work)
-	tasks.Go(func() { l.leadership.run(duties) })
+	tasks.Go(func() { l.leadership.run(duties, work) })
 	tasks.Go(func() { a.keepHouse(duties, l) })
 	tasks.Go(func() { a.rollUp(duties, l) })
 	tasks.Go(func() {
@@ -87,7 +92,7 @@ func (a *Agent) live(ctx context.Context, l *life) {
 			tasks.Wait()
 		})
 	case <-l.session.Lost():
-		a.parts.Log.Error("the session was lost; this agent registers again", "node", a.node, "err", l.session.Err())
+		a.parts.Log.Error("the session was lost; this agent registers again", "node", a.node.Load(), "err", l.session.Err())
 		a.current.CompareAndSwap(l, nil)
 		endDuties()
 		tasks.Wait()
@@ -117,30 +122,33 @@ func (a *Agent) endSession(l *life) {
 }
 
 // drain finishes what clients asked for, hands leadership over and ends the session, in
-// this order, so that no request fails and no other agent has to wait for a lease.
+// this order, so that no request fails and no other agent has to wait for a lease. Clients
+// that take their answers slowly may use half of the time, no more.
 func (a *Agent) drain(l *life, endDuties func()) {
-	ctx, cancel := context.WithTimeout(context.Background(), a.cfg.DrainTimeout)
-	defer cancel()
 	a.parts.Log.Info("draining", "timeout", a.cfg.DrainTimeout)
 	a.setDraining()
 	a.reader.Hurry()
 	var errs []error
-	if a.server != nil {
-		if err := a.server.Shutdown(ctx); err != nil {
-			errs = append(errs, fmt.Errorf("closing connections: %w", err))
+	step := func(what string, limit time.Duration, f func(context.Context) error) {
+		ctx, cancel := context.WithTimeout(context.Background(), limit)
+		defer cancel()
+		if err := f(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", what, err))
 		}
 	}
-	if err := l.pipeline.Close(ctx); err != nil {
-		errs = append(errs, fmt.Errorf("finishing batches: %w", err))
+	if a.server != nil {
+		step("closing connections", a.cfg.DrainTimeout/2, a.server.Shutdown)
 	}
+	step("finishing batches", a.cfg.DrainTimeout/4, l.pipeline.Close)
 	endDuties()
-	l.leadership.releaseAll(ctx)
-	if a.peerServer != nil {
-		a.peerServer.Stop(ctx)
-	}
-	if err := l.session.Close(ctx); err != nil {
-		errs = append(errs, fmt.Errorf("ending the session: %w", err))
-	}
+	step("handing over", a.cfg.DrainTimeout/4, func(ctx context.Context) error {
+		l.leadership.releaseAll(ctx)
+		if a.peerServer != nil {
+			a.peerServer.Stop(ctx)
+		}
+		return nil
+	})
+	step("ending the session", abandonAfter, l.session.Close)
 	if err := errors.Join(errs...); err != nil {
 		a.parts.Log.Warn("draining was not complete", "err", err)
 	}
@@ -148,7 +156,7 @@ func (a *Agent) drain(l *life, endDuties func()) {
 
 // rollUp moves inline extents into segments from time to time.
 func (a *Agent) rollUp(ctx context.Context, l *life) {
-	r := compaction.NewRollup(compaction.RollupConfig{Age: a.cfg.RollupAge, Bytes: a.cfg.RollupBytes, Cluster: a.clusterID, Carry: a.carrier.take},
+	r := compaction.NewRollup(compaction.RollupConfig{Age: a.cfg.RollupAge, Bytes: a.cfg.RollupBytes, Cluster: a.clusterID, Carrier: &a.carrier},
 		a.set, l.pipeline, a.parts.Objects, l.session.ID(), time.Now, a.parts.Log)
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"golang.org/x/sync/errgroup"
@@ -19,6 +20,11 @@ import (
 // questionsAtOnce bounds how many partitions of one request are asked for their offsets
 // at a time. Each may read an extent from the object store.
 const questionsAtOnce = 16
+
+// syncTimeout bounds how long a question about offsets waits for the metadata store. A
+// client that is told NOT_LEADER_OR_FOLLOWER asks again; one that hears nothing holds its
+// connection.
+const syncTimeout = 10 * time.Second
 
 // producer hands batches to the pipeline of the session that lives now.
 type producer struct {
@@ -151,6 +157,8 @@ func (o offsets) sync(ctx context.Context, n int, shardOf func(int) tiering.Shar
 			ids = append(ids, id)
 		}
 	}
+	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
+	defer cancel()
 	return o.set.Sync(ctx, ids...)
 }
 
@@ -174,39 +182,62 @@ func (t trimmer) trim(ctx context.Context, q *kafka.TrimQuery) kafka.TrimAnswer 
 	}
 	type result struct {
 		answer kafka.TrimAnswer
+		wrote  bool
 		err    error
 	}
 	done := make(chan result, 1)
 	var answer kafka.TrimAnswer
+	var write bool
 	l.Propose(&journal.Proposal{
 		Size: 128,
 		Draft: func(d *shard.Draft) error {
-			p := d.State().Partition(q.TopicPartition)
-			to := q.Offset
-			if to == -1 {
-				to = p.Next
-			}
-			if to < 0 || to > p.Next {
-				answer = kafka.TrimAnswer{Code: kerr.OffsetOutOfRange.Code, LogStart: -1}
-				return nil
-			}
-			answer = kafka.TrimAnswer{LogStart: max(to, p.LogStart)}
-			if to > p.LogStart {
+			var to tiering.Offset
+			if answer, to, write = judgeTrim(d.State(), q); write {
 				d.Add(shard.Trim{Partition: q.TopicPartition, LogStart: to})
 			}
 			return nil
 		},
-		Done: func(_ uint64, err error) { done <- result{answer, err} },
+		Done: func(_ uint64, err error) { done <- result{answer, write, err} },
 	})
 	select {
 	case r := <-done:
-		if r.err != nil {
+		switch {
+		case r.err != nil:
 			return kafka.TrimAnswer{Code: kerr.NotLeaderForPartition.Code, LogStart: -1}
+		case r.wrote:
+			return r.answer
 		}
-		return r.answer
+		return t.prove(ctx, q)
 	case <-ctx.Done():
 		return kafka.TrimAnswer{Code: kerr.RequestTimedOut.Code, LogStart: -1}
 	}
+}
+
+// prove gives an answer for which nothing was written: it needs a proof of its own that
+// this agent has not been passed over meanwhile.
+func (t trimmer) prove(ctx context.Context, q *kafka.TrimQuery) (answer kafka.TrimAnswer) {
+	if err := t.set.Sync(ctx, q.Shard); err != nil {
+		return kafka.TrimAnswer{Code: kerr.NotLeaderForPartition.Code, LogStart: -1}
+	}
+	t.set.View(q.Shard).Read(func(s *shard.State) {
+		var write bool
+		if answer, _, write = judgeTrim(s, q); write {
+			answer = kafka.TrimAnswer{Code: kerr.NotLeaderForPartition.Code, LogStart: -1} // it moved: ask again
+		}
+	})
+	return answer
+}
+
+// judgeTrim says what a state answers to a trim, and whether a record has to be written.
+func judgeTrim(s *shard.State, q *kafka.TrimQuery) (answer kafka.TrimAnswer, to tiering.Offset, write bool) {
+	p := s.Partition(q.TopicPartition)
+	if to = q.Offset; to == -1 {
+		to = p.Next
+	}
+	if to < 0 || to > p.Next {
+		return kafka.TrimAnswer{Code: kerr.OffsetOutOfRange.Code, LogStart: -1}, 0, false
+	}
+	return kafka.TrimAnswer{LogStart: max(to, p.LogStart)}, to, to > p.LogStart
 }
 
 // each calls f for 0 to n-1, a bounded number at a time, and waits for all.

@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/floelog/floe/metadata"
+	"github.com/floelog/floe/metadata/catalogue"
 	"github.com/floelog/floe/metadata/journal"
 	"github.com/floelog/floe/metadata/membership"
 	"github.com/floelog/floe/metadata/shard"
@@ -20,21 +23,26 @@ const (
 	// sequenceRetry is how long a submission waits for news of its shard's leadership
 	// before it is tried again without any.
 	sequenceRetry = 100 * time.Millisecond
+	// topicPatience is how long a leader waits for its copy of the catalogue to show a topic
+	// that another agent knows already, before it asks the metadata store whether there is
+	// one: a watch lags by milliseconds.
+	topicPatience = 100 * time.Millisecond
 )
 
 // sequencer brings submissions to their shard's leader, here or elsewhere, and repeats
 // them until the outcome is definite.
 type sequencer struct {
-	self   int32
+	self   *atomic.Int32 // the agent's node id
 	set    *journal.Set
 	agents *membership.Agents
+	topics *catalogue.Catalogue
 	peers  Peers
 }
 
 // Sequence implements produce.Sequencer.
 func (q *sequencer) Sequence(ctx context.Context, id tiering.ShardID, s *shard.Submission) ([]shard.Outcome, error) {
 	for {
-		_, changed := q.set.Leaderships()
+		changed := q.set.Changed()
 		out, err := q.try(ctx, id, s)
 		if err == nil || definite(err) {
 			return out, err
@@ -58,10 +66,10 @@ func definite(err error) bool {
 
 func (q *sequencer) try(ctx context.Context, id tiering.ShardID, s *shard.Submission) ([]shard.Outcome, error) {
 	if l := q.set.Leader(id); l != nil {
-		return propose(ctx, l, s)
+		return q.propose(ctx, l, s)
 	}
 	lead := q.set.Leadership(id)
-	if !lead.Live || lead.Node == q.self {
+	if !lead.Live || lead.Node == q.self.Load() {
 		return nil, fmt.Errorf("shard %d has no leader: %w", id, metadata.ErrFenced)
 	}
 	a, ok := q.agents.View().Agent(membership.NodeID(lead.Node))
@@ -82,37 +90,85 @@ func (q *sequencer) SequenceHere(ctx context.Context, id tiering.ShardID, s *sha
 	if l == nil {
 		return nil, fmt.Errorf("shard %d is not led here: %w", id, metadata.ErrFenced)
 	}
-	return propose(ctx, l, s)
+	return q.propose(ctx, l, s)
 }
 
-// propose waits for the leader's answer. It comes when the leader ends at the latest, but
-// that may wait for a metadata store that cannot be reached, and an agent that stops does
-// not: when ctx ends first, the outcome is unknown.
-func propose(ctx context.Context, l *journal.Leader, s *shard.Submission) ([]shard.Outcome, error) {
-	type answer struct {
-		out []shard.Outcome
-		err error
+// propose hands a submission to the leader and waits for its answer. If ctx ends first,
+// the outcome is not known, and a submission that still waits is dropped: a caller that
+// repeats itself must not fill the leader's queue.
+func (q *sequencer) propose(ctx context.Context, l *journal.Leader, s *shard.Submission) ([]shard.Outcome, error) {
+	gone, err := q.deletedTopics(ctx, s)
+	if err != nil {
+		return nil, err
 	}
+	var held atomic.Pointer[shard.Submission]
+	held.Store(s)
 	var out []shard.Outcome
-	done := make(chan answer, 1)
+	done := make(chan error, 1)
 	l.Propose(&journal.Proposal{
 		Session: s.Session,
 		Size:    submissionSize(s),
 		Draft: func(d *shard.Draft) (err error) {
-			out, err = d.Submit(s)
+			sub := held.Load()
+			if sub == nil {
+				return fmt.Errorf("%w: nobody waits for it any more", metadata.ErrFenced)
+			}
+			for _, topic := range gone {
+				d.Refuse(topic)
+			}
+			out, err = d.Submit(sub)
 			return err
 		},
-		Done: func(_ uint64, err error) { done <- answer{out, err} },
+		Done: func(_ uint64, err error) { done <- err },
 	})
 	select {
-	case a := <-done:
-		if a.err != nil {
-			return nil, a.err
+	case err := <-done:
+		if err != nil {
+			return nil, err
 		}
-		return a.out, nil
+		return out, nil
 	case <-ctx.Done():
+		held.Store(nil)
 		return nil, fmt.Errorf("waiting for the leader's answer: %w", ctx.Err())
 	}
+}
+
+// deletedTopics returns those topics of a submission that are proved to be deleted. A
+// topic that this agent's copy of the catalogue lacks may just be new.
+func (q *sequencer) deletedTopics(ctx context.Context, s *shard.Submission) ([]tiering.TopicID, error) {
+	view := q.topics.View()
+	missing := unknownTopics(view, s)
+	patience := time.NewTimer(topicPatience)
+	defer patience.Stop()
+	for waiting := true; waiting && len(missing) > 0; {
+		select {
+		case <-view.Changed():
+			view = q.topics.View()
+			missing = unknownTopics(view, s)
+		case <-patience.C:
+			waiting = false
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	if len(missing) == 0 {
+		return nil, nil
+	}
+	gone, err := q.topics.Gone(ctx, missing)
+	if err != nil {
+		return nil, fmt.Errorf("looking for the topics of a submission: %w", err)
+	}
+	return gone, nil
+}
+
+func unknownTopics(view catalogue.View, s *shard.Submission) (missing []tiering.TopicID) {
+	for i := range s.Parts {
+		id := s.Parts[i].Partition.Topic
+		if _, ok := view.TopicByID(id); !ok && !slices.Contains(missing, id) {
+			missing = append(missing, id)
+		}
+	}
+	return missing
 }
 
 // submissionSize estimates from above what a submission adds to a record.

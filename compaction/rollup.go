@@ -12,8 +12,10 @@ package compaction
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/floelog/floe/metadata/journal"
@@ -42,9 +44,18 @@ type RollupConfig struct {
 	Bytes   int64         // over all shards that this agent leads
 	Extents int           // over all shards that this agent leads; 0: 4,096
 	Cluster [16]byte
-	// Carry returns the journal records that travel in the next segment's header; nil: none.
-	Carry func() []segment.JournalRecord
+	Carrier Carrier // nil: none
 }
+
+// Carrier has the journal records that travel in the next segment's header.
+type Carrier interface {
+	Take() []segment.JournalRecord
+	GiveBack(records []segment.JournalRecord) // of a segment that was not stored
+}
+
+// maxReplaces bounds the replacements of one proposal, so that it fits into a record: each
+// takes some 60 bytes. More proposals only cost more records.
+const maxReplaces = 4096
 
 // maxRollup bounds the bytes of one segment: what is more goes into the next one. It is
 // held in memory twice, in the state and in the request.
@@ -188,14 +199,17 @@ func (r *Rollup) move(ctx context.Context, runs []run) error {
 	defer done()
 	cs := chunks(runs)
 	h := segment.Header{ID: id, CreatedAt: r.now().UnixMilli(), Cluster: r.cfg.Cluster}
-	if r.cfg.Carry != nil {
-		h.Carry = r.cfg.Carry()
+	if r.cfg.Carrier != nil {
+		h.Carry = r.cfg.Carrier.Take()
 	}
 	built, err := segment.Build(h, cs)
-	if err != nil {
-		return err
+	if err == nil {
+		err = r.objects.Put(ctx, id.Key(), built.Body)
 	}
-	if err := r.objects.Put(ctx, id.Key(), built.Body); err != nil {
+	if err != nil {
+		if r.cfg.Carrier != nil {
+			r.cfg.Carrier.GiveBack(h.Carry)
+		}
 		return err
 	}
 	next := map[tiering.TopicPartition]tiering.Position{}
@@ -221,30 +235,31 @@ func (r *Rollup) move(ctx context.Context, runs []run) error {
 
 // commit proposes the replacements to each shard and waits for all answers.
 func (r *Rollup) commit(byShard map[tiering.ShardID][]shard.Replace) error {
-	answers := make(chan error, len(byShard))
+	var answers []chan error
 	for id, replacements := range byShard {
 		l := r.shards.Leader(id)
 		if l == nil {
-			answers <- nil // the next leader rolls up what is left
-			continue
+			continue // the next leader rolls up what is left
 		}
-		l.Propose(&journal.Proposal{
-			Session: r.session,
-			Size:    256 * len(replacements),
-			Draft: func(d *shard.Draft) error {
-				for _, c := range replacements {
-					d.Add(c)
-				}
-				return nil
-			},
-			Done: func(_ uint64, err error) { answers <- err },
-		})
-	}
-	var first error
-	for range byShard {
-		if err := <-answers; err != nil && first == nil {
-			first = err
+		for part := range slices.Chunk(replacements, maxReplaces) {
+			done := make(chan error, 1)
+			answers = append(answers, done)
+			l.Propose(&journal.Proposal{
+				Session: r.session,
+				Size:    128 * len(part),
+				Draft: func(d *shard.Draft) error {
+					for _, c := range part {
+						d.Add(c)
+					}
+					return nil
+				},
+				Done: func(_ uint64, err error) { done <- err },
+			})
 		}
 	}
-	return first
+	var errs []error
+	for _, done := range answers {
+		errs = append(errs, <-done)
+	}
+	return errors.Join(errs...)
 }

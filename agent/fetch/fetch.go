@@ -21,12 +21,22 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/floelog/floe/metadata/journal"
 	"github.com/floelog/floe/metadata/shard"
 	"github.com/floelog/floe/tiering"
 	"github.com/floelog/floe/tiering/cache"
 	"github.com/floelog/floe/tiering/objstore"
+)
+
+const (
+	// readsAtOnce bounds the partitions of one request that are read at a time: enough to
+	// hide a GET's latency, few enough to leave the cache's GETs to others.
+	readsAtOnce = 8
+	// syncTimeout bounds a look at the metadata store: shorter than clients' patience,
+	// longer than an election there.
+	syncTimeout = 5 * time.Second
 )
 
 // Cache reads byte ranges of segments.
@@ -114,27 +124,53 @@ func (r *Reader) Fetch(ctx context.Context, req *Request) []Result {
 	return results
 }
 
-// read fills in the records, partition by partition, until the request's limit.
+// read fills in the records, as far as the request's limit goes: the earlier partitions
+// first, the first batch of the first one that has any whatever its size, so that a
+// consumer can always make progress (KIP-74).
 func (r *Reader) read(ctx context.Context, req *Request, results []Result) {
-	left := req.MaxBytes
+	var due []int // partitions that have something to read
+	sum := 0
 	for i := range req.Partitions {
-		p, res := &req.Partitions[i], &results[i]
-		if res.Code != 0 || p.Offset >= res.HighWatermark {
-			continue
+		if p := &req.Partitions[i]; results[i].Code == 0 && p.Offset < results[i].HighWatermark {
+			due = append(due, i)
+			sum += min(p.MaxBytes, req.MaxBytes)
 		}
-		// The first batch of the first partition that has any is returned whatever its size,
-		// so that a consumer can always make progress (KIP-74).
-		oneAtLeast := left == req.MaxBytes
-		limit := min(p.MaxBytes, left)
-		if limit <= 0 && !oneAtLeast {
-			continue
-		}
-		err := r.readPartition(ctx, p, limit, oneAtLeast, res)
-		if err != nil {
-			res.Code, res.Records, res.Bytes = codeOf(err), nil, 0
-		}
-		left -= res.Bytes
 	}
+	one := func(n, left int) {
+		p, res := &req.Partitions[due[n]], &results[due[n]]
+		if limit := min(p.MaxBytes, left); limit > 0 || left == req.MaxBytes {
+			if err := r.readPartition(ctx, p, limit, left == req.MaxBytes, res); err != nil {
+				res.Code, res.Records, res.Bytes = codeOf(err), nil, 0
+			}
+		}
+	}
+	if len(due) > 1 && sum <= req.MaxBytes {
+		// No partition can take what another may have, so none waits for another's GETs. A
+		// limit of one byte less than the request's keeps the first-batch rule to the first.
+		var g errgroup.Group
+		g.SetLimit(readsAtOnce)
+		for n := range due {
+			g.Go(func() error {
+				one(n, req.MaxBytes-min(n, 1))
+				return nil
+			})
+		}
+		_ = g.Wait() // the functions return nil
+		return
+	}
+	left := req.MaxBytes
+	for n := range due {
+		one(n, left)
+		left -= results[due[n]].Bytes
+	}
+}
+
+// sync waits for the view, for a bounded time: a metadata store that is silent must not
+// hold connections.
+func (r *Reader) sync(ctx context.Context, id tiering.ShardID) error {
+	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
+	defer cancel()
+	return r.views.Sync(ctx, id)
 }
 
 // codeOf says what a consumer hears of records that could not be read. Both codes make it
@@ -158,7 +194,7 @@ func (r *Reader) readPartition(ctx context.Context, p *Partition, limit int, one
 		err := r.collect(ctx, p, run, &out)
 		if errors.Is(err, objstore.ErrNotFound) && attempt == 1 {
 			// The extent may have been replaced since: look again with what is committed now.
-			if err := r.views.Sync(ctx, p.Shard); err != nil {
+			if err := r.sync(ctx, p.Shard); err != nil {
 				return err
 			}
 			continue

@@ -47,6 +47,7 @@ type session struct {
 }
 
 func (s session) ID() tiering.SessionID   { return s.id }
+func (session) Node() int32               { return 1 }
 func (s session) Lease() metadata.LeaseID { return s.lease }
 func (session) Alive() bool               { return true }
 func (session) Lost() <-chan struct{}     { return nil }
@@ -67,7 +68,7 @@ func withLog(t *testing.T, f func(l *log)) {
 			t.Fatal(err)
 		}
 		nonce := uint64(0)
-		l.set = journal.New(journal.Config{Keys: keys, Shards: shards, Node: 1}, journal.Parts{
+		l.set = journal.New(journal.Config{Keys: keys, Shards: shards}, journal.Parts{
 			Store: store, Objects: l.objects, Log: slog.New(slog.DiscardHandler), Now: time.Now,
 			Nonce:   func() uint64 { nonce++; return nonce },
 			Applied: func(id tiering.ShardID, r *shard.Record) { l.reader.Applied(id, r) },

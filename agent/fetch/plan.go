@@ -54,7 +54,7 @@ func (r *Reader) look(p *Partition, res *Result) (bytes int) {
 
 // lookAgain settles whether an offset beyond the view's end is beyond the log's.
 func (r *Reader) lookAgain(ctx context.Context, p *Partition, res *Result) int {
-	if err := r.views.Sync(ctx, p.Shard); err != nil {
+	if err := r.sync(ctx, p.Shard); err != nil {
 		res.Code = kerr.OffsetNotAvailable.Code
 		return 0
 	}

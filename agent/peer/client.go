@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 
+	"github.com/floelog/floe/metadata"
 	"github.com/floelog/floe/metadata/shard"
 	"github.com/floelog/floe/tiering"
 )
@@ -35,6 +36,9 @@ func (c *Client) Sequence(ctx context.Context, addr string, id tiering.ShardID, 
 		return nil, err
 	}
 	in := encodeRequest(id, s)
+	if len(in) > maxMessage {
+		return nil, fmt.Errorf("%w: a submission of %d bytes, at most %d fit in a message", metadata.ErrInvalid, len(in), maxMessage)
+	}
 	var answer []byte
 	if err := conn.Invoke(ctx, "/"+serviceName+"/"+sequenceMethod, &in, &answer, grpc.ForceCodecV2(rawCodec{})); err != nil {
 		return nil, fmt.Errorf("asking the agent at %s: %w", addr, err)

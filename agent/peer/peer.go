@@ -67,6 +67,14 @@ func decodeRequest(b []byte) (tiering.ShardID, *shard.Submission, error) {
 	if err != nil {
 		return 0, nil, fmt.Errorf("%w: %w", metadata.ErrInvalid, err)
 	}
+	if s.Session.IsZero() {
+		return 0, nil, fmt.Errorf("%w: the submission names no session", metadata.ErrInvalid)
+	}
+	for i := range s.Parts {
+		if seg := s.Parts[i].Segment; !seg.IsZero() && seg.Session != s.Session {
+			return 0, nil, fmt.Errorf("%w: the submission of session %s names segment %s", metadata.ErrInvalid, s.Session, seg)
+		}
+	}
 	return tiering.ShardID(binary.BigEndian.Uint32(b[1:])), s, nil
 }
 

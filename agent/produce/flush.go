@@ -17,27 +17,36 @@ type flush struct {
 
 // addLocked puts batches into the open flush and each shard's lane.
 func (p *Pipeline) addLocked(batches []*Batch) {
-	if p.open == nil {
-		p.open = &flush{
-			seg:    tiering.SegmentID{Session: p.parts.Session, Seq: p.takeSegmentLocked()},
-			opened: p.parts.Now(),
-			parts:  map[tiering.ShardID]*item{},
-		}
-		p.armLocked(p.cfg.FlushAge)
-	}
-	f := p.open
 	for _, b := range batches {
+		if p.open != nil && len(p.open.batches) >= maxFlushBatches {
+			p.closeFlushLocked("batches")
+		}
+		if p.open == nil {
+			p.openFlushLocked()
+		}
+		f := p.open
 		f.bytes += int64(len(b.Data))
 		f.batches = append(f.batches, b)
 		it := f.parts[b.Shard]
 		if it == nil {
 			it = &item{flush: f}
 			f.parts[b.Shard] = it
-			p.lanes[b.Shard].queue = append(p.lanes[b.Shard].queue, it)
+			l := p.lanes[b.Shard]
+			l.queue = append(l.queue, it)
+			l.flushed++
 		}
 		it.batches = append(it.batches, b)
 	}
 	p.considerLocked()
+}
+
+func (p *Pipeline) openFlushLocked() {
+	p.open = &flush{
+		seg:    tiering.SegmentID{Session: p.parts.Session, Seq: p.takeSegmentLocked()},
+		opened: p.parts.Now(),
+		parts:  map[tiering.ShardID]*item{},
+	}
+	p.armLocked(p.cfg.FlushAge)
 }
 
 // considerLocked closes the open flush if there is a reason to.

@@ -20,7 +20,7 @@ func (p *Pipeline) takeInlineLocked(batches []*Batch) (rest []*Batch) {
 	items := make(map[tiering.ShardID]*item, len(sizes))
 	for id, n := range sizes {
 		room := p.parts.InlineRoom == nil || p.parts.InlineRoom(id)
-		if room && n <= p.cfg.InlineMax && p.lanes[id].inlineLocked() && p.inline.take(n, p.parts.Now()) {
+		if room && n <= p.cfg.InlineMax && p.lanes[id].flushed == 0 && p.inline.take(n, p.parts.Now()) {
 			items[id] = &item{ready: true, bytes: n}
 		}
 	}
@@ -41,16 +41,6 @@ func (p *Pipeline) takeInlineLocked(batches []*Batch) (rest []*Batch) {
 		l.kickLocked()
 	}
 	return rest
-}
-
-// inlineLocked reports whether the lane's queue holds inline items only.
-func (l *lane) inlineLocked() bool {
-	for _, it := range l.queue {
-		if it.flush != nil {
-			return false
-		}
-	}
-	return true
 }
 
 // bucket is a token bucket of bytes per second that may be spent half a second ahead:

@@ -1,6 +1,7 @@
 package produce
 
 import (
+	"context"
 	"errors"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -16,6 +17,7 @@ type lane struct {
 	p       *Pipeline
 	id      tiering.ShardID
 	queue   []*item
+	flushed int // items of queue that are parts of flushes
 	sending bool
 	seq     uint64 // of the last submission
 }
@@ -61,6 +63,11 @@ func (l *lane) takeLocked() []*item {
 		}
 		n++
 	}
+	for _, it := range l.queue[:n] {
+		if it.flush != nil {
+			l.flushed--
+		}
+	}
 	items := l.queue[:n:n]
 	l.queue = l.queue[n:]
 	if len(l.queue) == 0 {
@@ -85,7 +92,12 @@ func (l *lane) send(seq uint64, items []*item) {
 	if len(batches) > 0 {
 		start := l.p.parts.Now()
 		var err error
-		if outcomes, err = l.p.parts.Sequence.Sequence(l.p.ctx, l.id, s); err != nil {
+		if l.p.ctx.Err() != nil {
+			err = errAbandoned // nothing may be committed behind what was just given up
+		} else {
+			outcomes, err = l.p.parts.Sequence.Sequence(l.p.ctx, l.id, s)
+		}
+		if err != nil {
 			code = l.codeOf(err)
 		}
 		l.p.parts.Observe.Sequenced(len(batches), l.p.parts.Now().Sub(start))
@@ -173,11 +185,17 @@ func (l *lane) answer(items []*item, outcomes []shard.Outcome, code int16) int {
 	return n
 }
 
+// errAbandoned is what happens to submissions of a pipeline that has given up.
+var errAbandoned = errors.New("the session has ended")
+
 // codeOf maps a definite failure to what the producer hears.
 func (l *lane) codeOf(err error) int16 {
 	l.p.parts.Log.Warn("a submission failed; its producers are told to try again", "shard", l.id, "err", err)
-	if errors.Is(err, metadata.ErrInvalid) {
+	switch {
+	case errors.Is(err, metadata.ErrInvalid):
 		return kerr.UnknownServerError.Code
+	case errors.Is(err, context.Canceled):
+		return kerr.RequestTimedOut.Code // what became of it is not known
 	}
 	return kerr.NotLeaderForPartition.Code
 }

@@ -20,7 +20,6 @@ package produce
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -30,6 +29,7 @@ import (
 	"github.com/floelog/floe/metadata/shard"
 	"github.com/floelog/floe/tiering"
 	"github.com/floelog/floe/tiering/objstore"
+	"github.com/floelog/floe/tiering/segment"
 )
 
 // Batch is one record batch on its way. The producer of it sets the upper half, the
@@ -77,6 +77,12 @@ type Tail interface {
 	Offer(id tiering.SegmentID, body objstore.Body, held int64)
 }
 
+// Carrier keeps journal records until a segment carries them.
+type Carrier interface {
+	Take() []segment.JournalRecord
+	GiveBack(records []segment.JournalRecord) // of a segment that was not stored
+}
+
 // Observer hears what happened, for metrics. Its methods must return quickly.
 type Observer interface {
 	Flushed(bytes int64, batches int, age time.Duration, reason string)
@@ -107,9 +113,9 @@ type Parts struct {
 	Now      func() time.Time
 	Log      *slog.Logger
 	Observe  Observer
-	// Carry returns the journal records that this agent committed since it was asked last,
-	// to travel in the next segment's header; nil: none.
-	Carry func() []CarriedRecord
+	// Carrier has the journal records that this agent committed since it was asked last, to
+	// travel in the next segment's header; nil: none.
+	Carrier Carrier
 	// InlineRoom says whether a shard may take more inline bytes before its roll-up; nil:
 	// always. It is called under the pipeline's lock.
 	InlineRoom func(id tiering.ShardID) bool
@@ -128,8 +134,6 @@ const (
 	quietTime  = 4 * time.Millisecond
 	quietBytes = 512 << 10
 )
-
-var errClosed = errors.New("the produce pipeline is closed")
 
 // Pipeline is the produce path of one session.
 type Pipeline struct {

@@ -10,15 +10,9 @@ import (
 	"github.com/floelog/floe/tiering/segment"
 )
 
-// CarriedRecord is a journal record that travels in a segment's header.
-type CarriedRecord = segment.JournalRecord
-
 // upload stores a flush and lets the lanes go on.
 func (p *Pipeline) upload(f *flush) {
-	built, err := p.build(f)
-	if err == nil {
-		err = p.put(f, built)
-	}
+	built, err := p.store(f)
 	if err != nil {
 		p.parts.Log.Error("a flush failed; its producers are told to try again", "segment", f.seg, "bytes", f.bytes, "batches", len(f.batches), "err", err)
 	} else {
@@ -50,16 +44,22 @@ func (f *flush) chunks() []segment.Chunk {
 	return chunks
 }
 
-func (p *Pipeline) build(f *flush) (*segment.Built, error) {
+// store builds the flush's segment and puts it.
+func (p *Pipeline) store(f *flush) (*segment.Built, error) {
 	h := segment.Header{ID: f.seg, CreatedAt: f.opened.UnixMilli(), Cluster: p.cfg.ClusterID}
-	if p.parts.Carry != nil {
-		h.Carry = p.parts.Carry()
+	if p.parts.Carrier != nil {
+		h.Carry = p.parts.Carrier.Take()
 	}
 	built, err := segment.Build(h, f.chunks())
 	if err != nil {
-		return nil, fmt.Errorf("building segment %s: %w", f.seg, err)
+		err = fmt.Errorf("building segment %s: %w", f.seg, err)
+	} else {
+		err = p.put(f, built)
 	}
-	return built, nil
+	if err != nil && p.parts.Carrier != nil {
+		p.parts.Carrier.GiveBack(h.Carry)
+	}
+	return built, err
 }
 
 func (p *Pipeline) put(f *flush, built *segment.Built) error {

@@ -33,6 +33,7 @@ import (
 // Session is the agent's life as the metadata store sees it.
 type Session interface {
 	ID() tiering.SessionID
+	Node() int32 // the agent's node id, which may change with the session
 	Lease() metadata.LeaseID
 	Alive() bool           // false once leadership under it must not be claimed any more
 	Lost() <-chan struct{} // closed when Alive turns false
@@ -53,7 +54,6 @@ type Observer interface {
 type Config struct {
 	Keys   metadata.Keys
 	Shards uint32
-	Node   int32
 
 	// SnapshotRecords and SnapshotBytes are how far a journal grows before its leader
 	// writes a snapshot: smaller costs object-store requests, larger costs etcd space and
@@ -238,6 +238,13 @@ func (s *Set) Leaderships() ([]Leadership, <-chan struct{}) {
 }
 
 // setLeadership takes note of what was true at a revision, unless something newer is known.
+// Changed returns a channel that is closed when a leadership changes.
+func (s *Set) Changed() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.changed
+}
+
 func (s *Set) setLeadership(id tiering.ShardID, l Leadership, revision int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -86,7 +86,7 @@ func (s *Set) install(ctx context.Context, l *Leader, revision int64) bool {
 	s.work.Add(1)
 	s.signalLocked()
 	s.mu.Unlock()
-	s.setLeadership(l.id, Leadership{s.cfg.Node, l.session.ID(), l.epoch, true}, revision)
+	s.setLeadership(l.id, Leadership{l.session.Node(), l.session.ID(), l.epoch, true}, revision)
 	s.parts.Observe.LeadershipGained(l.id, l.epoch)
 	s.parts.Log.Debug("leadership taken", "shard", l.id, "epoch", l.epoch, "seq", l.appender.seq)
 	go func() {
@@ -116,7 +116,7 @@ func (s *Set) fence(ctx context.Context, session Session, id tiering.ShardID) (f
 	vacant := metadata.Absent(leaderKey)
 	if kvs[0].Exists() {
 		l, err := decodeLeader(kvs[0].Value)
-		if err != nil || l.Session != session.ID() || l.Node != s.cfg.Node {
+		if err != nil || l.Session != session.ID() || l.Node != session.Node() {
 			return fenced{}, fmt.Errorf("%w: led by %s", metadata.ErrConflict, kvs[0].Value)
 		}
 		vacant = metadata.Equals(leaderKey, kvs[0].Value) // our own, and no leader of it runs here
@@ -131,7 +131,7 @@ func (s *Set) fence(ctx context.Context, session Session, id tiering.ShardID) (f
 	}
 	// The epoch also stays above every one that this agent has ever seen.
 	f := fenced{seq: old.Seq, epoch: max(old.Epoch, s.Leadership(id).Epoch) + 1}
-	f.leader, f.head = encodeLeader(s.cfg.Node, session.ID(), f.epoch), encodeHead(f.epoch, session.ID(), old.Seq)
+	f.leader, f.head = encodeLeader(session.Node(), session.ID(), f.epoch), encodeHead(f.epoch, session.ID(), old.Seq)
 	txn := metadata.Txn{
 		If:   []metadata.Condition{vacant, unmoved, metadata.Present(sessionKey)},
 		Then: []metadata.Op{metadata.PutLeased(leaderKey, f.leader, session.Lease()), metadata.Put(headKey, f.head)},

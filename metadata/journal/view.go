@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/floelog/floe/metadata/shard"
 	"github.com/floelog/floe/tiering"
@@ -12,7 +13,8 @@ import (
 // View is a shard's state as this agent knows it. It may lag behind what is committed;
 // Set.Sync says how far it must come to answer what a client will act upon.
 type View struct {
-	id tiering.ShardID
+	id     tiering.ShardID
+	inline atomic.Int64 // state's inline bytes, for a look without the lock
 
 	mu      sync.RWMutex // guards the following; held for computation only
 	state   *shard.State
@@ -37,6 +39,9 @@ func (v *View) Read(f func(*shard.State)) {
 	defer v.mu.RUnlock()
 	f(v.state)
 }
+
+// InlineBytes returns the bytes of the shard's inline extents.
+func (v *View) InlineBytes() int64 { return v.inline.Load() }
 
 // Seq returns the seq of the last record applied.
 func (v *View) Seq() uint64 {
@@ -80,6 +85,7 @@ func (v *View) apply(r *shard.Record) (applied, gap bool, err error) {
 		return false, false, fmt.Errorf("shard %d: %w", v.id, err)
 	}
 	v.last = id
+	v.inline.Store(v.state.InlineBytes())
 	v.signalLocked()
 	return true, false, nil
 }
@@ -92,6 +98,7 @@ func (v *View) advance(s *shard.State) bool {
 		return false
 	}
 	v.state, v.last = s, recordID{}
+	v.inline.Store(s.InlineBytes())
 	v.signalLocked()
 	return true
 }

@@ -137,6 +137,7 @@ type session struct {
 }
 
 func (s *session) ID() tiering.SessionID   { return s.id }
+func (s *session) Node() int32             { return int32(s.id[0]) }
 func (s *session) Lease() metadata.LeaseID { return s.lease }
 func (s *session) Lost() <-chan struct{}   { return s.lost }
 func (s *session) lose()                   { s.once.Do(func() { close(s.lost) }) }
@@ -213,7 +214,7 @@ func (w *world) startUnloaded(node int32, options ...func(*agent)) *agent {
 	}
 	n := w.nonce.Add(1)
 	a.session = w.newSession(tiering.SessionID{byte(node), byte(n >> 8), byte(n), 1})
-	a.set = journal.New(journal.Config{Keys: keys, Shards: w.shards, Node: node, SnapshotRecords: w.records}, journal.Parts{
+	a.set = journal.New(journal.Config{Keys: keys, Shards: w.shards, SnapshotRecords: w.records}, journal.Parts{
 		Store: a.store, Objects: w.objects, Log: w.log, Now: time.Now, Observe: a.seen,
 		Nonce: func() uint64 { return w.nonce.Add(1) },
 	})

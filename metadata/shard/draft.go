@@ -126,11 +126,17 @@ func (d *Draft) Add(c Change) {
 	case Replace:
 		d.size += len(c.With.Inline)
 	case DropTopic:
-		if d.dropped == nil {
-			d.dropped = map[tiering.TopicID]bool{}
-		}
-		d.dropped[c.Topic] = true
+		d.Refuse(c.Topic)
 	}
+}
+
+// Refuse makes the draft answer UnknownTopicOrPartition for the batches of a topic that is
+// proved to be deleted, so that a submission which comes late does not bring it back.
+func (d *Draft) Refuse(topic tiering.TopicID) {
+	if d.dropped == nil {
+		d.dropped = map[tiering.TopicID]bool{}
+	}
+	d.dropped[topic] = true
 }
 
 // Submit decides about every batch of a submission, in order, and returns one outcome
