@@ -196,7 +196,6 @@ func chunks(runs []run) []segment.Chunk {
 // move stores the runs as one segment and lets each shard's journal name it.
 func (r *Rollup) move(ctx context.Context, runs []run) error {
 	id, done := r.segments.NextSegment()
-	defer done()
 	cs := chunks(runs)
 	h := segment.Header{ID: id, CreatedAt: r.now().UnixMilli(), Cluster: r.cfg.Cluster}
 	if r.cfg.Carrier != nil {
@@ -210,6 +209,7 @@ func (r *Rollup) move(ctx context.Context, runs []run) error {
 		if r.cfg.Carrier != nil {
 			r.cfg.Carrier.GiveBack(h.Carry)
 		}
+		done()
 		return err
 	}
 	next := map[tiering.TopicPartition]tiering.Position{}
@@ -230,11 +230,16 @@ func (r *Rollup) move(ctx context.Context, runs []run) error {
 		next[run.partition] += tiering.Position(with.Length)
 		byShard[run.shard] = append(byShard[run.shard], shard.Replace{Partition: run.partition, With: with})
 	}
-	return r.commit(byShard)
+	answered, err := r.commit(ctx, byShard)
+	if answered {
+		done()
+	}
+	return err
 }
 
-// commit proposes the replacements to each shard and waits for all answers.
-func (r *Rollup) commit(byShard map[tiering.ShardID][]shard.Replace) error {
+// commit proposes the replacements to each shard and waits for all answers. If ctx ends
+// first, some may still be committed later: answered is false.
+func (r *Rollup) commit(ctx context.Context, byShard map[tiering.ShardID][]shard.Replace) (answered bool, err error) {
 	var answers []chan error
 	for id, replacements := range byShard {
 		l := r.shards.Leader(id)
@@ -259,7 +264,12 @@ func (r *Rollup) commit(byShard map[tiering.ShardID][]shard.Replace) error {
 	}
 	var errs []error
 	for _, done := range answers {
-		errs = append(errs, <-done)
+		select {
+		case err := <-done:
+			errs = append(errs, err)
+		case <-ctx.Done():
+			return false, ctx.Err()
+		}
 	}
-	return errors.Join(errs...)
+	return true, errors.Join(errs...)
 }
