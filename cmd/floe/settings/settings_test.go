@@ -150,7 +150,7 @@ func TestRefusals(t *testing.T) {
 		{"cache fills the budget", settings.Dev, []string{"--cache-size", "500MiB"}, nil, "", []string{"--cache-size", "32MiB"}},
 		{"requests beyond the budget", settings.Dev, []string{"--max-request-bytes", "500MiB"}, nil, "", []string{"--max-request-bytes"}},
 		{"batches beyond requests", settings.Dev, []string{"--max-request-bytes", "1MiB"}, nil, "", []string{"message-max-bytes"}},
-		{"flushes beyond the budget", settings.Dev, []string{"--flush-size", "100MiB"}, nil, "", []string{"--flush-size", "4 uploads of 100MiB"}},
+		{"flushes beyond the budget", settings.Dev, []string{"--flush-size", "100MiB"}, nil, "", []string{"--flush-size", "16 uploads of 100MiB"}},
 		{"answers beyond the budget", settings.Dev, []string{"--fetch-max-bytes", "500MiB"}, nil, "", []string{"--fetch-max-bytes"}},
 		{"more partitions than allowed", settings.Dev, []string{"--num-partitions", "20000"}, nil, "", []string{"--num-partitions", "max-partitions, 10000"}},
 		{"inline beyond a flush", settings.Dev, []string{"--flush-size", "64KiB", "--inline-max", "128KiB"}, nil, "", []string{"--inline-max"}},

@@ -193,9 +193,9 @@ var table = []Setting{
 		field:   func(s *Settings) any { return &s.FlushIdle },
 	},
 	{
-		Name: "uploads-in-flight", Group: "Writing", Default: "4", Min: "1", Max: "64", Commands: serving,
+		Name: "uploads-in-flight", Group: "Writing", Default: "16", Min: "1", Max: "64", Commands: serving,
 		Meaning: "uploads of an agent that run at the same time",
-		Why:     "Fewer: throughput is flush-size divided by the latency of a PUT. More: each holds flush-size of memory, and a slow store gets slower.",
+		Why:     "Fewer: producers that wait for a PUT of 100ms fill small flushes, and throughput is their size times this, ten times a second. More: each may hold flush-size of memory, and a slow store gets slower.",
 		field:   func(s *Settings) any { return &s.UploadsInFlight },
 	},
 	{
