@@ -231,6 +231,32 @@ func TestDecodeProduceAgreesWithKmsg(t *testing.T) {
 	}
 }
 
+// What a produce request may hold of entries that cost more than their bytes is bounded.
+func TestDecodeProduceBoundsEntries(t *testing.T) {
+	for _, c := range []struct {
+		topics, partitions int
+		ok                 bool
+	}{
+		{1, protocol.MaxProducePartitions, true}, {1, protocol.MaxProducePartitions + 1, false},
+		{protocol.MaxProducePartitions, 0, true}, {protocol.MaxProducePartitions + 1, 0, false},
+		{1 << 10, 64, true}, {1 << 10, 65, false},
+	} {
+		req := kmsg.NewPtrProduceRequest()
+		req.Version = 9
+		req.Topics = make([]kmsg.ProduceRequestTopic, c.topics)
+		for i := range req.Topics {
+			req.Topics[i].Partitions = make([]kmsg.ProduceRequestTopicPartition, c.partitions)
+		}
+		got, err := protocol.DecodeProduce(9, req.AppendTo(nil))
+		if c.ok != (err == nil) || err != nil && !errors.Is(err, protocol.ErrMalformed) {
+			t.Errorf("%d topics of %d partitions: %v", c.topics, c.partitions, err)
+		}
+		if c.ok && (got.NumTopics != c.topics || got.Partitions != c.topics*c.partitions) {
+			t.Errorf("%d topics, %d partitions; want %+v", got.NumTopics, got.Partitions, c)
+		}
+	}
+}
+
 func FuzzDecodeProduce(f *testing.F) {
 	rng := rand.New(rand.NewPCG(4, 4))
 	for version := int16(0); version <= 13; version++ {

@@ -10,6 +10,14 @@ import (
 // names topics by their ids (KIP-516). Versions 0 to 2 differ in having no transactional id.
 const maxProduceVersion = 13
 
+// MaxProducePartitions bounds the partition entries of a produce request. An entry takes 10
+// bytes to send and hundreds while it is served, so that a frame of empty ones would cost
+// fifty times its size. Kafka's clients stay below it by far: a request of theirs is 1 MiB
+// unless told otherwise, and the smallest batch has 61 bytes. A client that goes beyond is
+// none of them, and building so large an answer for it would be what it is after: its
+// connection ends.
+const MaxProducePartitions = 64 << 10
+
 // ProduceRequest is a decoded produce request. It holds positions within the frame, no
 // copies, and nothing that grows with what the frame claims.
 type ProduceRequest struct {
@@ -17,10 +25,10 @@ type ProduceRequest struct {
 	TransactionalID []byte
 	Acks            int16
 	TimeoutMillis   int32
-	// Partitions counts the partitions over all topics. It is real, not claimed, and so
-	// may be used to size an answer.
+	// Partitions counts the partitions over all topics, at most MaxProducePartitions. It is
+	// real, not claimed, and so may be used to size an answer.
 	Partitions int
-	// NumTopics counts the topics, likewise.
+	// NumTopics counts the topics, likewise, and with the same bound.
 	NumTopics int
 
 	version int16
@@ -71,12 +79,14 @@ func DecodeProduce(version int16, body []byte) (ProduceRequest, error) {
 	for ; n > 0 && !c.bad; n-- {
 		t := c.topic(version)
 		c.b = t.partitions
-		for p := t.Partitions; p > 0 && !c.bad; p-- {
+		for p := t.Partitions; p > 0 && !c.bad && r.Partitions <= MaxProducePartitions; p-- {
 			c.partition()
 			r.Partitions++
 		}
 		c.tags()
-		r.NumTopics++
+		if r.NumTopics++; r.NumTopics > MaxProducePartitions || r.Partitions > MaxProducePartitions {
+			return ProduceRequest{}, fmt.Errorf("%w: produce version %d: more than %d topics or partitions", ErrMalformed, version, MaxProducePartitions)
+		}
 	}
 	c.tags()
 	if c.bad || len(c.b) > 0 {

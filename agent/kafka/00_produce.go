@@ -22,13 +22,14 @@ import (
 //
 // Any agent takes any partition. A batch is checked by its topic's rules and then stored
 // as it came: its bytes are those of the frame, unless compression.type asks for another
-// codec. One call hands all accepted batches of a request over; the answer comes when all
+// codec, or most of the frame was refused. One call hands all accepted batches of a request over; the answer comes when all
 // have their results. acks 1 and -1 promise the same: durable and committed. acks 0 is
 // answered by nothing, and an error by the end of the connection, as in Kafka.
 //
 // A request that takes longer than its timeout is answered REQUEST_TIMED_OUT; what became
 // of its batches is then unknown to the client, whose retry finds out (idempotence).
-// Transactions are not served: INVALID_TXN_STATE.
+// Transactions are not served: INVALID_TXN_STATE. Two batches for one partition in one
+// request: INVALID_REQUEST, see produce_memory.go.
 //
 //   - v5: log start (KIP-107); v7: zstd (KIP-110); v8: which record is wrong (KIP-467)
 //   - v9: flexible; v10: current leaders (KIP-951), never answered: no agent refuses a partition
@@ -67,6 +68,16 @@ func (h *Handler) produce(ctx context.Context, _ *protocol.Conn, r *protocol.Req
 	if err != nil {
 		return malformed()
 	}
+	entries, err := h.entriesCharge(ctx, &req)
+	if err != nil { // the connection has ended
+		return malformed()
+	}
+	handed := false
+	defer func() {
+		if !handed {
+			entries.Release()
+		}
+	}()
 	p := &production{h: h, version: r.Version, acks: req.Acks, parts: make([]producedPart, 0, req.Partitions),
 		topics: make([]producedTopic, 0, req.NumTopics)}
 	p.accept(ctx, &req)
@@ -75,6 +86,8 @@ func (h *Handler) produce(ctx context.Context, _ *protocol.Conn, r *protocol.Req
 	}
 	p.pending = protocol.NewPending()
 	p.charge = r.TakeCharge() // the batches alias the frame, even after a timeout's answer
+	p.releaseFrame(len(r.Body))
+	handed = true
 	stopTimer := p.startTimer(req.TimeoutMillis)
 	// The client is gone: nobody reads the answer, but the connection waits for it.
 	stop := context.AfterFunc(ctx, func() { p.settle(true) })
@@ -83,6 +96,7 @@ func (h *Handler) produce(ctx context.Context, _ *protocol.Conn, r *protocol.Req
 		stop()
 		p.settle(false)
 		p.charge.Release()
+		entries.Release()
 	})
 	return p.pending
 }
@@ -152,6 +166,7 @@ func (p *production) accept(ctx context.Context, req *protocol.ProduceRequest) {
 			p.parts = append(p.parts, out)
 		}
 	}
+	p.refuseDoubles(slab)
 }
 
 var errNoTransactions = refuse(kerr.InvalidTxnState, "transactions are not supported by this release")
@@ -186,6 +201,7 @@ func (p *production) check(b *AppendBatch, t *catalogue.Topic, s *topicconfig.Se
 	if !ok {
 		return kerr.UnknownTopicOrPartition
 	}
+	b.Partition, b.Shard = ref.TopicPartition, ref.Shard
 	info, err := batch.Validate(part.Records, rules)
 	if err != nil {
 		return err
@@ -199,7 +215,7 @@ func (p *production) check(b *AppendBatch, t *catalogue.Topic, s *topicconfig.Se
 	}
 	info.Batch = v
 	info.Stamp(rules)
-	b.Partition, b.Shard, b.Data = ref.TopicPartition, ref.Shard, v
+	b.Data = v
 	b.Base, b.LogStart = -1, -1
 	b.Meta = shard.Batch{Length: int32(len(v)), Count: v.Count(), MaxTimestamp: info.MaxTimestamp,
 		ProducerID: v.ProducerID(), ProducerEpoch: v.ProducerEpoch(), FirstSeq: v.BaseSequence()}

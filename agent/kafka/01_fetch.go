@@ -19,8 +19,8 @@ import (
 //
 //   - v5: log start (KIP-107); v7: sessions (KIP-227), see fetch_session.go
 //   - v9: leader epochs (KIP-320); v10: zstd (KIP-110), which all v4+ clients get here, too
-//   - v11: racks (KIP-392): a consumer that asks the leader, and has an agent in its own
-//     zone, is sent there
+//   - v11: racks (KIP-392): a consumer that asks the leader, and has a replica that it is
+//     told of in its own zone, is sent there
 //   - v12: flexible. Diverging epochs are for followers alone, in Kafka as well (KIP-595)
 //   - v13: topic ids (KIP-516). A name cannot stand for two ids here, so
 //     INCONSISTENT_TOPIC_ID is never answered: a re-created topic has UNKNOWN_TOPIC_ID
@@ -162,7 +162,9 @@ func (f *fetching) partition(i int, t *catalogue.Topic, resp *fetchResponse) {
 	}
 	if len(f.nearby) > 0 {
 		if leader, _ := f.view.leader(p.Shard); leader == f.h.Cluster.Self() {
-			out.PreferredNode = nearest(f.nearby, p.TopicPartition)
+			out.PreferredNode = f.view.preferred(t, p.TopicPartition, f.nearby)
+		}
+		if out.PreferredNode >= 0 {
 			return
 		}
 	}
@@ -223,7 +225,7 @@ func (v view) inZone(zone string) []Agent {
 }
 
 // nearest picks one of the agents, the same for a partition as long as it lives, so that
-// each agent's cache holds its own partitions (rendezvous hashing).
+// each agent's cache holds its own partitions (rendezvous hashing). -1: there is none.
 func nearest(agents []Agent, tp tiering.TopicPartition) int32 {
 	node, best := int32(-1), uint64(0)
 	for _, a := range agents {

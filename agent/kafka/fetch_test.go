@@ -161,7 +161,8 @@ func TestFetchNearby(t *testing.T) {
 	const partitions = 64 // so many that an even spread cannot fail by chance
 	topic := w.create("t", partitions)
 	w.cluster.leaders[tiering.ShardOf(topic.FirstShard, 1, 4)] = 2
-	w.cluster.agents = append(w.cluster.agents, kafka.Agent{NodeID: 4, Host: "d.example", Port: 1, Rack: "zone-b"})
+	// In place of agent 3: the topic has three replicas.
+	w.cluster.agents[2] = kafka.Agent{NodeID: 4, Host: "d.example", Port: 1, Rack: "zone-b"}
 	ask := func(v int16, rack string, partition int32) (int32, int) {
 		w.reader.requests = nil
 		req := fetchReq(v, fromPartition{topic, partition, -1})
@@ -194,6 +195,10 @@ func TestFetchNearby(t *testing.T) {
 		if node, reads := ask(v, rack, 0); node != -1 && v >= 11 || reads != 1 {
 			t.Errorf("rack %q, v%d: sent to %d, %d reads", rack, v, node, reads)
 		}
+	}
+	topic = w.createReplicated("single", 1, 1)
+	if node, reads := ask(12, "zone-b", 0); node != -1 || reads != 1 {
+		t.Errorf("with one replica: sent to %d, of which metadata says nothing, %d reads", node, reads)
 	}
 }
 

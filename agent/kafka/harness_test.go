@@ -85,7 +85,12 @@ func newWorldOf(t testing.TB, log *memlog, change ...func(*kafka.Settings)) *wor
 // create makes a topic and returns it.
 func (w *world) create(name string, partitions int32, configs ...string) *catalogue.Topic {
 	w.t.Helper()
-	nt := catalogue.NewTopic{Name: name, Partitions: partitions, ReplicationFactor: 3, Configs: map[string]string{}}
+	return w.createReplicated(name, partitions, 3, configs...)
+}
+
+func (w *world) createReplicated(name string, partitions int32, replicas int16, configs ...string) *catalogue.Topic {
+	w.t.Helper()
+	nt := catalogue.NewTopic{Name: name, Partitions: partitions, ReplicationFactor: replicas, Configs: map[string]string{}}
 	for _, c := range configs {
 		k, v, _ := strings.Cut(c, "=")
 		nt.Configs[k] = v

@@ -9,7 +9,8 @@
 //  3. Answers that change a client's state (an unknown topic, an offset) are never given
 //     from a copy that may lag: a miss asks the metadata store first.
 //  4. A batch's bytes are those of the request's frame, which stays charged to its budget
-//     until the batch is done with and the response is written.
+//     until the batch is done with and the response is written; or, where most of the frame
+//     was refused, a copy that is charged in its stead.
 //
 // A Handler serves any number of connections concurrently. It starts no goroutine of its
 // own that outlives the call it serves, but for the timer of a produce request.
@@ -25,6 +26,7 @@ import (
 
 	"github.com/floelog/floe/agent/kafka/topicconfig"
 	"github.com/floelog/floe/metadata/catalogue"
+	"github.com/floelog/floe/protocol"
 )
 
 // Settings are the plain values that the handlers go by.
@@ -107,6 +109,7 @@ type Handler struct {
 	now      func() time.Time
 	sessions *sessionCache
 	topics   settingsCache
+	entries  *protocol.Budget // of the topics and partitions of produce requests
 }
 
 // New returns a Handler, or says what is missing or wrong.
@@ -121,7 +124,7 @@ func New(parts Parts, cfg Config) (*Handler, error) {
 	if err := checkTable(apis); err != nil {
 		return nil, err
 	}
-	h := &Handler{Parts: parts, settings: cfg.Settings, apis: apis, now: cfg.Now}
+	h := &Handler{Parts: parts, settings: cfg.Settings, apis: apis, now: cfg.Now, entries: protocol.NewBudget(entriesMemory)}
 	h.sessions = newSessionCache(cfg.Settings, cfg.Random, cfg.Now)
 	h.topics.defaults = cfg.Settings.TopicDefaults
 	return h, nil

@@ -69,8 +69,8 @@ func testProduce(t *testing.T) {
 	missing := &catalogue.Topic{Name: "none", ID: tiering.TopicID{9}}
 	versions(w, 0, func(v int16) {
 		w.prod.calls, w.prod.done = nil, nil
-		b0, b2 := records(3), records(1, func(f *batch.Fields) { f.Attributes = batch.Attributes(0).WithCodec(batch.Gzip) })
-		req := produceReq(v, -1, toPartition{topic, 0, b0}, toPartition{topic, 3, b0}, toPartition{missing, 0, b0}, toPartition{topic, 2, b2})
+		b0, refused, b2 := records(3), records(1), records(1, func(f *batch.Fields) { f.Attributes = batch.Attributes(0).WithCodec(batch.Gzip) })
+		req := produceReq(v, -1, toPartition{topic, 0, b0}, toPartition{topic, 3, refused}, toPartition{missing, 0, refused[:70]}, toPartition{topic, 2, b2})
 		wire := request(req)
 		p := w.h.Serve(w.ctx, nil, wire)
 		select {

@@ -51,8 +51,9 @@ func (v view) leader(shard tiering.ShardID) (node int32, epoch tiering.LeaderEpo
 }
 
 // replicas returns what clients are told of a partition's replicas: the leader and, for
-// appearance's sake, as many further agents as the topic's replication factor asks for.
-// Any agent can serve any partition, so all are in sync. The list is shared.
+// appearance's sake, as many further agents as the topic's replication factor asks for,
+// one of each other zone before any second one. Any agent can serve any partition, so all
+// are in sync. The list is shared.
 func (v view) replicas(t *catalogue.Topic, leader int32) []int32 {
 	i := v.index(leader)
 	if i < 0 {
@@ -61,10 +62,39 @@ func (v view) replicas(t *catalogue.Topic, leader int32) []int32 {
 	list := replicaList{leader, min(max(int(t.ReplicationFactor), 1), len(v.agents))}
 	nodes := v.lists[list]
 	if nodes == nil {
-		for k := range list.count {
-			nodes = append(nodes, v.agents[(i+k)%len(v.agents)].NodeID)
-		}
+		nodes = v.spread(i, list.count)
 		v.lists[list] = nodes
 	}
 	return nodes
+}
+
+// spread returns n agents, from the one at an index on, in as many zones as can be.
+func (v view) spread(from, n int) []int32 {
+	nodes := make([]int32, 0, n)
+	zones := map[string]bool{}
+	for _, anew := range []bool{true, false} {
+		for k := range v.agents {
+			a := &v.agents[(from+k)%len(v.agents)]
+			if len(nodes) == n || zones[a.Rack] == anew || slices.Contains(nodes, a.NodeID) {
+				continue
+			}
+			zones[a.Rack] = true
+			nodes = append(nodes, a.NodeID)
+		}
+	}
+	return nodes
+}
+
+// preferred returns the agent that a client near the given ones is sent to by this agent,
+// which leads the partition; -1: none. It is one of the replicas that clients are told
+// of: franz-go asks the leader again, for ever, when it is sent to another agent.
+func (v view) preferred(t *catalogue.Topic, tp tiering.TopicPartition, nearby []Agent) int32 {
+	told := v.replicas(t, v.h.Cluster.Self())
+	var among []Agent
+	for _, a := range nearby {
+		if slices.Contains(told, a.NodeID) {
+			among = append(among, a)
+		}
+	}
+	return nearest(among, tp)
 }
