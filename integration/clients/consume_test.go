@@ -16,7 +16,7 @@ import (
 func testFranzConsume(t *testing.T, e *env) {
 	addrs := e.floe.Addrs()
 	topic := topicName(t)
-	createTopic(t, addrs, topic, 2)
+	createReplicated(t, addrs, topic, 2, int16(len(addrs)))
 	sent := franz{}.produce(t, addrs, topic, "lz4", samples(0))
 	id := topicID(t, addrs[0], topic)
 
@@ -32,7 +32,17 @@ func testFranzConsume(t *testing.T, e *env) {
 		compare(t, "rack of nobody", franz{}.consumeWith(t, addrs, topic, 1, len(sent), kgo.Rack("elsewhere")), sent)
 		compare(t, "without sessions", franz{}.consumeWith(t, addrs, topic, 1, len(sent), kgo.DisableFetchSessions()), sent)
 	})
-	t.Run("rack", func(t *testing.T) { franzRack(t, e, topic, id) })
+	t.Run("rack", func(t *testing.T) {
+		franzRack(t, e, topic, id, true)
+		single := topicName(t, "single")
+		createReplicated(t, addrs, single, 1, 1)
+		want := franz{}.produce(t, addrs, single, "none", samples(0))
+		franzRack(t, e, single, topicID(t, addrs[0], single), false)
+		for i := range addrs {
+			got := franz{}.consumeWith(t, addrs, single, 1, len(want), kgo.Rack(fmt.Sprintf("zone-%d", i)))
+			compare(t, "a topic of one replica", got, want)
+		}
+	})
 	t.Run("sessions", func(t *testing.T) { franzSessions(t, addrs[0], id) })
 	t.Run("tail", func(t *testing.T) { franzTail(t, addrs) })
 	t.Run("errors", func(t *testing.T) {
@@ -107,8 +117,9 @@ func franzOffsets(t *testing.T, addrs []string, topic string, sent []record) {
 	}
 }
 
-// franzRack checks that the agent that leads sends a consumer to the agent of its zone.
-func franzRack(t *testing.T, e *env, topic string, id [16]byte) {
+// franzRack checks that the agent that leads sends a consumer to the agent of its zone, if
+// that is a replica.
+func franzRack(t *testing.T, e *env, topic string, id [16]byte, replicated bool) {
 	addrs := e.floe.Addrs()
 	meta, err := admin(t, addrs).Metadata(deadline(t), topic)
 	if err != nil {
@@ -128,7 +139,7 @@ func franzRack(t *testing.T, e *env, topic string, id [16]byte) {
 			req.Rack = *b.Rack
 			p := ask(t, addr, req).Topics[0].Partitions[0]
 			want := int32(-1)
-			if byAddr[addr].NodeID == leader && b.NodeID != leader {
+			if replicated && byAddr[addr].NodeID == leader && b.NodeID != leader {
 				want = b.NodeID
 			}
 			if p.PreferredReadReplica != want || p.ErrorCode != 0 || (len(p.RecordBatches) > 0) != (want < 0) {

@@ -60,12 +60,18 @@ func deadline(t *testing.T) context.Context {
 // createTopic creates a topic whose records are kept for ever, with settings NAME, VALUE.
 func createTopic(t *testing.T, addrs []string, topic string, partitions int, settings ...string) {
 	t.Helper()
+	createReplicated(t, addrs, topic, partitions, -1, settings...)
+}
+
+// createReplicated is createTopic with a replication factor.
+func createReplicated(t *testing.T, addrs []string, topic string, partitions int, replicas int16, settings ...string) {
+	t.Helper()
 	forever := "-1"
 	configs := map[string]*string{"retention.ms": &forever}
 	for i := 0; i < len(settings); i += 2 {
 		configs[settings[i]] = &settings[i+1]
 	}
-	if _, err := admin(t, addrs).CreateTopic(deadline(t), int32(partitions), -1, configs, topic); err != nil {
+	if _, err := admin(t, addrs).CreateTopic(deadline(t), int32(partitions), replicas, configs, topic); err != nil {
 		t.Fatalf("create topic %s: %v", topic, err)
 	}
 }

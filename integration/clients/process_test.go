@@ -36,6 +36,9 @@ func oneLine(t *testing.T, what string, code int, stdout, stderr string, wantCod
 // TestStart checks what the processes say of how they were started.
 func TestStart(t *testing.T) {
 	t.Parallel()
+	if code, stdout, _ := fixture.Run(t, nil, "version"); code != 0 || stdout == "" { // and builds it
+		t.Errorf("floe version: exit code %d, %q", code, stdout)
+	}
 	began := time.Now()
 	f := fixture.Dev(t, 1)
 	t.Logf("floe dev serves a new directory %v after its start", time.Since(began).Round(time.Millisecond))
@@ -63,7 +66,6 @@ func TestStart(t *testing.T) {
 		{"an unknown key", []string{"dev", "--config", writeFile(t, "no-such-key: 1\n")}, "no-such-key"},
 		{"a file that is none", []string{"dev", "--config", writeFile(t, "{")}, "config"},
 		{"no store", []string{"agent", "--etcd", "127.0.0.1:1"}, "store"},
-		{"a store of no kind", []string{"agent", "--etcd", "127.0.0.1:1", "--store", "ftp://there"}, "store"},
 	} {
 		code, stdout, stderr := fixture.Run(t, nil, tt.args...)
 		oneLine(t, tt.name, code, stdout, stderr, 2, tt.want)
@@ -95,6 +97,7 @@ func TestAgentRefuses(t *testing.T) {
 			{"a store that is not there", good, etcd, location("floe", "http://127.0.0.1:1"), "127.0.0.1:1"},
 			{"an etcd that is not there", good, "127.0.0.1:1", location("floe", endpoint), "etcd"},
 			{"a directory that is none", nil, etcd, "file://" + file, "store"},
+			{"a store of no kind", nil, etcd, "ftp://there", "store"},
 		} {
 			code, stdout, stderr := fixture.Run(t, tt.env, "agent", "--addr", "127.0.0.1:0", "--admin-addr", "",
 				"--etcd", tt.etcd, "--store", tt.store)
