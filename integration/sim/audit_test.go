@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"hash/maphash"
+	"maps"
 	"slices"
 	"sort"
 	"strings"
@@ -325,14 +326,37 @@ func (a *auditor) replay(id tiering.ShardID, s *auditedShard, r shard.Record, re
 		return
 	}
 	s.states[r.Seq] = stateDigest(s.state)
+	for _, c := range r.Changes {
+		if c, ok := c.(shard.DropTopic); ok { // what the same record added to it is gone as well
+			maps.DeleteFunc(before, func(tp tiering.TopicPartition, _ tiering.Offset) bool { return tp.Topic == c.Topic })
+		}
+	}
 	for tp, from := range before {
 		a.appended(s, tp, from, revision)
 	}
 	for _, c := range r.Changes {
-		if c, ok := c.(shard.Trim); ok {
+		switch c := c.(type) {
+		case shard.Trim:
 			a.mark(s, c.Partition, revision)
 			a.w.history.add("auditor", "trimmed", a.w.find(c.Partition), "to %d r%d", c.LogStart, revision)
+		case shard.DropTopic:
+			a.dropped(c.Topic, id, revision)
 		}
+	}
+}
+
+// dropped forgets the partitions of a deleted topic on one shard.
+func (a *auditor) dropped(topic tiering.TopicID, id tiering.ShardID, revision int64) {
+	a.w.history.add("auditor", "dropped", nil, "topic %s on shard %d r%d", topic, id, revision)
+	for tp := range a.logs {
+		part := a.w.find(tp)
+		if tp.Topic != topic || part.shard != id {
+			continue
+		}
+		if !part.gone.Load() {
+			a.w.fail("durability", part, "a topic that nobody deleted was dropped at revision %d", revision)
+		}
+		delete(a.logs, tp)
 	}
 }
 
@@ -347,8 +371,11 @@ func (a *auditor) replacement(s *auditedShard, c shard.Replace, revision int64) 
 	part := a.w.find(c.Partition)
 	log := a.logs[c.Partition]
 	a.w.history.add("auditor", "replaced", part, "%d to %d by segment %s r%d", c.With.Base, c.With.End(), c.With.Segment, revision)
+	if log == nil || part.gone.Load() {
+		return // a topic that was dropped meanwhile: nobody reads it any more
+	}
 	found := a.read(part, c.With)
-	if log == nil || len(found) == 0 {
+	if len(found) == 0 {
 		a.w.fail("objects", part, "the replacement of %d to %d holds nothing", c.With.Base, c.With.End())
 		return
 	}

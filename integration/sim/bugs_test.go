@@ -100,7 +100,7 @@ var bugs = []struct {
 			return b.Store.Txn(ctx, txn)
 		})
 	}},
-	{"read-back taken as proof: a write that is not seen counts as failed", 500, []string{"objects"}, func() plant {
+	{"read-back taken as proof: a write that is not seen counts as failed", 2000, []string{"objects"}, func() plant {
 		p := onTxn(func(b *metaBug, ctx context.Context, txn metadata.Txn) (metadata.TxnResult, error) {
 			res, err := b.Store.Txn(ctx, txn)
 			if err == nil || errors.Is(err, metadata.ErrInvalid) || errors.Is(err, metadata.ErrLeaseLost) || len(txn.Else) == 0 {
@@ -112,7 +112,10 @@ var bugs = []struct {
 			}
 			return metadata.TxnResult{Else: kvs, Revision: revision}, nil
 		})
-		p.tune = func(w *world) { w.config.SnapshotRecords = 3 }
+		p.tune = func(w *world) {
+			w.config.SnapshotRecords = 3
+			w.mix.meta = 2
+		}
 		return p
 	}},
 	{"reused key: an upload overwrites the one before", 100, []string{"objects", "one value"}, func() plant {
@@ -147,12 +150,21 @@ var bugs = []struct {
 		}}
 	}},
 	{"takeover without a new epoch: a leader keeps its predecessor's", 100, []string{"epochs", "progress"}, func() plant {
-		return plant{wrapMeta: func(_ *world, _ *process, s metadata.Store) metadata.Store { return &staleHead{Store: s, real: map[string][]byte{}} }}
+		return plant{wrapMeta: func(_ *world, _ *process, s metadata.Store) metadata.Store {
+			return &staleHead{Store: s, real: map[string][]byte{}}
+		}}
 	}},
 	{"stale view: a question is answered without asking the store", 300, []string{"linearizable", "out of range"}, func() plant {
 		return plant{wrapMeta: func(_ *world, _ *process, s metadata.Store) metadata.Store {
 			return &remembering{Store: s, heads: map[string]remembered{}}
 		}}
+	}},
+	{"stale epoch accepted: batches of a producer's past epochs are not told apart", 2000, []string{"exactly once"}, func() plant {
+		var past fencing
+		return plant{
+			wrapProducer: func(_ *world, _ *process, inner kafka.Producer) kafka.Producer { return &unfenced{inner, &past} },
+			tune:         func(w *world) { w.shape.bumps, w.shape.think = true, time.Second },
+		}
 	}},
 	{"corrupt bytes served: what was read is not verified", 300, []string{"corruption"}, func() plant {
 		return plant{wrapReader: func(w *world, p *process, inner kafka.Reader) kafka.Reader {
@@ -269,6 +281,36 @@ func (h *hasty) Append(batches []*kafka.AppendBatch, done func()) {
 	}
 	h.Producer.Append(inner, func() {})
 	h.p.node.w.tasks.Go(done)
+}
+
+// fencing knows the newest epoch of each producer.
+type fencing struct {
+	mu     sync.Mutex
+	newest map[int64]int16
+}
+
+// unfenced takes what comes from a past epoch of a producer as if it had no epoch at all.
+type unfenced struct {
+	kafka.Producer
+	known *fencing
+}
+
+func (u *unfenced) Append(batches []*kafka.AppendBatch, done func()) {
+	u.known.mu.Lock()
+	if u.known.newest == nil {
+		u.known.newest = map[int64]int16{}
+	}
+	for _, b := range batches {
+		switch newest := u.known.newest[b.Meta.ProducerID]; {
+		case b.Meta.ProducerID < 0:
+		case b.Meta.ProducerEpoch < newest:
+			b.Meta.ProducerID = -1
+		default:
+			u.known.newest[b.Meta.ProducerID] = b.Meta.ProducerEpoch
+		}
+	}
+	u.known.mu.Unlock()
+	u.Producer.Append(batches, done)
 }
 
 // forgetful drops the producers from what it reads of a snapshot.

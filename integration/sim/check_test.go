@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -30,6 +31,9 @@ func (w *world) checkLogs() {
 	stored := map[uint64]int{}
 	for tp, log := range w.audit.logs {
 		part := w.find(tp)
+		if part.gone.Load() {
+			continue
+		}
 		next := tiering.Offset(0)
 		for _, b := range log.batches {
 			if b.base != next {
@@ -67,6 +71,9 @@ func (w *world) checkOrder() {
 		epoch int16
 	}
 	for tp, log := range w.audit.logs {
+		if w.find(tp).gone.Load() {
+			continue
+		}
 		next := map[key]int32{}
 		for _, b := range log.batches {
 			s := w.sent[b.digest]
@@ -86,6 +93,9 @@ func (w *world) checkOrder() {
 // before the success was told.
 func (w *world) checkAnswers() {
 	for _, s := range w.sent {
+		if s.part.gone.Load() {
+			continue
+		}
 		log := w.audit.logs[s.part.TopicPartition]
 		for _, a := range s.answers {
 			if log == nil {
@@ -120,6 +130,9 @@ func (s *sent) describe() string {
 func (w *world) checkPolls() {
 	for i := range w.polls {
 		p := &w.polls[i]
+		if p.part.gone.Load() {
+			continue
+		}
 		log := w.audit.log(p.part.TopicPartition)
 		from, to := log.at(p.from), log.at(p.to)
 		if p.code == kerr.OffsetOutOfRange.Code {
@@ -178,6 +191,9 @@ func (w *world) checkMonotonic() {
 	last := map[key]*poll{}
 	for i := range w.polls {
 		p := &w.polls[i]
+		if p.part.gone.Load() {
+			continue
+		}
 		k := key{p.client, p.node, p.part}
 		if l := last[k]; l != nil && p.epoch < l.epoch {
 			w.fail("monotonic", p.part, "%s saw epoch %d at %s after epoch %d at %s", p.client, p.epoch, p.agent, l.epoch, l.agent)
@@ -196,6 +212,9 @@ func (w *world) checkMonotonic() {
 func (w *world) checkLists() {
 	for i := range w.lists {
 		l := &w.lists[i]
+		if l.part.gone.Load() {
+			continue
+		}
 		log := w.audit.log(l.part.TopicPartition)
 		from, to := log.at(l.from), log.at(l.to)
 		lo, hi, what := from.start, to.start, "first"
@@ -211,6 +230,9 @@ func (w *world) checkLists() {
 func (w *world) checkTrims() {
 	for i := range w.trims {
 		t := &w.trims[i]
+		if t.part.gone.Load() {
+			continue
+		}
 		if m := w.audit.log(t.part.TopicPartition).at(t.revision); m.start < t.logStart {
 			w.fail("durability", t.part, "%s promised log start %d, it was %d at that time", t.agent, t.logStart, m.start)
 		}
@@ -296,6 +318,44 @@ func (w *world) checkObjects() {
 						w.fail("objects", part, "the bytes at offset %d have changed since they were committed", b.base)
 					}
 				}
+			}
+		}
+	}
+}
+
+// awaitDropped waits until no state holds a deleted topic any more.
+func (w *world) awaitDropped(ctx context.Context) {
+	left := func() (out []string) {
+		w.mu.Lock()
+		deleted := maps.Clone(w.deleted)
+		w.mu.Unlock()
+		w.audit.mu.Lock()
+		defer w.audit.mu.Unlock()
+		for _, s := range w.audit.shards {
+			for topic := range s.state.Topics() {
+				if deleted[topic] {
+					out = append(out, topic.String())
+				}
+			}
+		}
+		return out
+	}
+	for deadline := time.Now().Add(time.Minute); len(left()) > 0; sleep(ctx, time.Second) {
+		if time.Now().After(deadline) || ctx.Err() != nil {
+			w.fail("progress", nil, "deleted topics are still there a minute after all was healed: %v", left())
+			return
+		}
+	}
+}
+
+// checkMemory: invariant 11, as far as agents have bounds for what they hold here.
+func (w *world) checkMemory() {
+	for _, n := range w.nodes {
+		for _, p := range n.all {
+			g, err := p.metrics.gauges()
+			held, limit := g["floe_cache_block_bytes"]+g["floe_cache_tail_bytes"], g["floe_cache_capacity_bytes"]
+			if err != nil || held > limit || limit == 0 {
+				w.fail("memory", nil, "the cache of %s holds %.0f bytes, the limit is %.0f (%v)", p.name, held, limit, err)
 			}
 		}
 	}

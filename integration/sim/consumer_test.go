@@ -69,10 +69,10 @@ func (w *world) newConsumer(i int) *consumer {
 }
 
 func (c *consumer) run(ctx context.Context) {
-	n := c.w.nodes[c.rnd.IntN(numNodes)]
+	n := c.w.anyNode(c.rnd)
 	for ctx.Err() == nil {
 		if c.rnd.IntN(4) == 0 {
-			n = c.w.nodes[c.rnd.IntN(numNodes)]
+			n = c.w.anyNode(c.rnd)
 		}
 		parts := c.w.known()
 		some := make([]*partition, 0, len(parts))
@@ -183,10 +183,12 @@ func (o *operator) run(ctx context.Context) {
 		switch k := o.rnd.IntN(8); {
 		case k == 0 && o.w.shape.trims:
 			o.trim(ctx, part)
-		case k == 1 && o.w.shape.topicOp && i > 5 && i < 12:
+		case k == 1 && o.w.shape.topicOp && i < 12:
 			o.w.createTopic(fmt.Sprintf("x%d", i), 1)
+		case k == 2 && o.w.shape.topicOp && part.topic[0] == 'x':
+			o.w.deleteTopic(ctx, part.topic, o.rnd)
 		default:
-			o.list(ctx, o.w.nodes[o.rnd.IntN(numNodes)], part)
+			o.list(ctx, o.w.anyNode(o.rnd), part)
 		}
 	}
 }
@@ -220,7 +222,7 @@ func (o *operator) list(ctx context.Context, n *node, part *partition) {
 
 // trim asks the partition's leader to delete some records.
 func (o *operator) trim(ctx context.Context, part *partition) {
-	ask := o.w.nodes[o.rnd.IntN(numNodes)].serving()
+	ask := o.w.anyNode(o.rnd).serving()
 	if ask == nil {
 		return
 	}
@@ -247,6 +249,9 @@ func (o *operator) trim(ctx context.Context, part *partition) {
 		return
 	}
 	o.w.history.add(o.name, "trim", part, "to %d: code %d, log start %d says %s", to, t.Code, t.LogStart, p.name)
+	if t.Code == kerr.OffsetOutOfRange.Code && !part.gone.Load() {
+		o.w.fail("out of range", part, "%s says that %d is out of range, after it said that the log ends at %d", p.name, to, a.Offset)
+	}
 	if t.Code == 0 {
 		o.w.mu.Lock()
 		defer o.w.mu.Unlock()

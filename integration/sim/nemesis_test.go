@@ -14,18 +14,17 @@ import (
 type mix struct {
 	meta, store, peers         float64 // how strong, 0 for none
 	crash, pause, cut, restart bool
-	watches                    bool
+	watches, outages           bool
 }
 
-func (w *world) mix() mix {
-	r := w.rand("mix")
+func newMix(r *rand.Rand) mix {
 	strength := func() float64 { return pick(r, 0, 0.3, 1, 2) }
 	yes := func() bool { return r.IntN(3) > 0 }
-	return mix{strength(), strength(), strength(), yes(), yes(), yes(), yes(), yes()}
+	return mix{strength(), strength(), strength(), yes(), yes(), yes(), yes(), yes(), yes()}
 }
 
 func (w *world) metaFaults() metamemory.Faults {
-	m := w.mix()
+	m := w.mix
 	if w.isHealed() {
 		return metamemory.Faults{Latency: 2 * time.Millisecond}
 	}
@@ -37,7 +36,7 @@ func (w *world) metaFaults() metamemory.Faults {
 }
 
 func (w *world) storePlan() faults.Plan {
-	s := w.mix().store
+	s := w.mix.store
 	if w.isHealed() {
 		return faults.Plan{}
 	}
@@ -55,7 +54,7 @@ func (w *world) storePlan() faults.Plan {
 }
 
 func (w *world) linkRates() linkRates {
-	p := w.mix().peers
+	p := w.mix.peers
 	return linkRates{
 		slow: 0.1 * p, slowBy: 4 * time.Second, lost: 0.05 * p, lostReply: 0.1 * p,
 		double: 0.1 * p, doubleBy: 10 * time.Second,
@@ -64,13 +63,13 @@ func (w *world) linkRates() linkRates {
 
 // nemesis does harm until ctx ends.
 func (w *world) nemesis(ctx context.Context) {
-	m, r := w.mix(), w.rand("nemesis")
+	m, r := w.mix, w.rand("nemesis")
 	w.net.mu.Lock()
 	w.net.rates = w.linkRates()
 	w.net.mu.Unlock()
 	for sleep(ctx, time.Duration(r.Int64N(int64(4*time.Second)))) {
-		n := w.nodes[r.IntN(numNodes)]
-		switch k := r.IntN(7); {
+		n := w.anyNode(r)
+		switch k := r.IntN(9); {
 		case k == 0 && m.crash:
 			w.note("crash")
 			n.crash()
@@ -89,7 +88,7 @@ func (w *world) nemesis(ctx context.Context) {
 		case k == 4 && m.cut:
 			w.cutOff(n, r)
 		case k == 5 && m.cut:
-			other := w.nodes[r.IntN(numNodes)]
+			other := w.anyNode(r)
 			w.net.cut(n.id, other.id, true)
 			w.afterwards(time.Duration(r.Int64N(int64(8*time.Second))), func() { w.net.cut(n.id, other.id, false) })
 		case k == 6 && m.watches:
@@ -98,6 +97,27 @@ func (w *world) nemesis(ctx context.Context) {
 			} else {
 				w.server.ExtendLeases()
 			}
+		case k == 7 && m.outages:
+			w.storeOutage(time.Duration(r.Int64N(int64(10 * time.Second))))
+		case k == 8 && m.outages && r.IntN(2) == 0:
+			w.history.add("nemesis", "meta outage", nil, "")
+			w.note("metadata outage")
+			for _, n := range w.nodes {
+				w.cutOff(n, r)
+			}
+		}
+	}
+}
+
+// storeOutage makes every request to the object store fail for a while.
+func (w *world) storeOutage(d time.Duration) {
+	w.note("store outage")
+	w.history.add("nemesis", "store outage", nil, "%v", d)
+	down := faults.Rates{Slow: 1, SlowMin: time.Millisecond, SlowMax: time.Second, Failed: 1}
+	for _, n := range w.nodes {
+		if p := n.running(); p != nil {
+			p.faults.SetPlan(faults.Plan{Put: down, Get: down, Head: down, List: down, Delete: down})
+			w.afterwards(d, func() { p.faults.SetPlan(w.storePlan()) })
 		}
 	}
 }

@@ -79,16 +79,17 @@ type node struct {
 
 // process is one run of an agent.
 type process struct {
-	node   *node
-	name   string
-	life   int
-	meta   *metamemory.Client
-	faults *faults.Store
-	gate   *gate
-	agent  *agent.Agent
-	stop   context.CancelFunc
-	ended  chan struct{} // closed when Run has returned
-	err    error         // of Run, after ended
+	node    *node
+	name    string
+	life    int
+	metrics registry
+	meta    *metamemory.Client
+	faults  *faults.Store
+	gate    *gate
+	agent   *agent.Agent
+	stop    context.CancelFunc
+	ended   chan struct{} // closed when Run has returned
+	err     error         // of Run, after ended
 
 	once     sync.Once // fills in the following
 	producer kafka.Producer
@@ -141,7 +142,7 @@ func (n *node) start() {
 	meta, objects := w.plant.meta(w, p, p.meta), w.plant.objects(w, p, &gatedStore{p.faults, p.gate})
 	a, err := agent.New(w.agentConfig(n.id), agent.Parts{
 		Meta: meta, Objects: objstore.Retry(objects, rnd, objstore.RetryConfig{}),
-		Log: slog.New(&agentLog{h: w.history, who: p.name}), Registry: noRegistry{},
+		Log: slog.New(&agentLog{h: w.history, who: p.name}), Registry: &p.metrics,
 		Peers: w.plant.peers(w, p, &link{w.net, p, w.rand(p.name + " link")}),
 	})
 	if err != nil {
@@ -261,13 +262,45 @@ func (s *gatedStore) Delete(ctx context.Context, keys ...string) error {
 
 func (s *gatedStore) String() string { return s.inner.String() }
 
-// noRegistry takes metrics and forgets them: registering a hundred of them would cost more
-// than the rest of an agent's start.
-type noRegistry struct{}
+// registry keeps what it is given and looks at it when it is asked: registering a hundred
+// metrics in earnest would cost more than the rest of an agent's start.
+type registry struct {
+	mu         sync.Mutex
+	collectors []prometheus.Collector
+}
 
-func (noRegistry) Register(prometheus.Collector) error  { return nil }
-func (noRegistry) MustRegister(...prometheus.Collector) {}
-func (noRegistry) Unregister(prometheus.Collector) bool { return true }
+func (r *registry) Register(c prometheus.Collector) error {
+	r.MustRegister(c)
+	return nil
+}
+
+func (r *registry) MustRegister(cs ...prometheus.Collector) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.collectors = append(r.collectors, cs...)
+}
+
+func (r *registry) Unregister(prometheus.Collector) bool { return false }
+
+// gauges reads those metrics that are read from elsewhere when they are asked for.
+func (r *registry) gauges() (map[string]float64, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	asked := prometheus.NewPedanticRegistry()
+	for _, c := range r.collectors {
+		if g, ok := c.(prometheus.GaugeFunc); ok {
+			if err := asked.Register(g); err != nil {
+				return nil, err
+			}
+		}
+	}
+	families, err := asked.Gather()
+	out := map[string]float64{}
+	for _, f := range families {
+		out[f.GetName()] = f.GetMetric()[0].GetGauge().GetValue()
+	}
+	return out, err
+}
 
 // sleep waits for d of virtual time and reports whether ctx still lives.
 func sleep(ctx context.Context, d time.Duration) bool {

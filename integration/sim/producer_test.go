@@ -144,6 +144,7 @@ func (p *producer) run(ctx context.Context) {
 		case r := <-p.replies:
 			p.take(r)
 		case <-think.C:
+			p.dropGone()
 			p.maybeBump()
 			p.send(ctx)
 			pause := p.w.shape.think
@@ -172,7 +173,7 @@ func (p *producer) unresolved() int {
 // getID asks agents until one has given a producer id.
 func (p *producer) getID(ctx context.Context) bool {
 	for ; ctx.Err() == nil; sleep(ctx, 200*time.Millisecond) {
-		pr := p.w.nodes[p.rnd.IntN(numNodes)].serving()
+		pr := p.w.anyNode(p.rnd).serving()
 		if pr == nil {
 			continue
 		}
@@ -205,6 +206,20 @@ func (p *producer) maybeBump() {
 		l.nextSeq = 0
 	}
 	p.w.history.add(p.name, "epoch", nil, "%d", p.epoch)
+}
+
+// dropGone gives up on what was meant for topics that do not exist any more.
+func (p *producer) dropGone() {
+	for _, l := range p.lanes {
+		if !l.part.gone.Load() {
+			continue
+		}
+		for i := len(l.queue) - 1; i >= 0; i-- {
+			if q := l.queue[i]; !q.flying {
+				p.resolve(l, q, true)
+			}
+		}
+	}
 }
 
 // send fills the connection with requests.
@@ -349,6 +364,8 @@ func (p *producer) take(r reply) {
 func (p *producer) refused(l *lane, b *queued, code int16) {
 	l.quiet = time.Now().Add(time.Duration(20+p.rnd.IntN(100)) * time.Millisecond)
 	switch {
+	case b.part.gone.Load():
+		p.resolve(l, b, true)
 	case code == kerr.OutOfOrderSequenceNumber.Code && p.idempotent:
 		if l.queue[0] == b {
 			p.w.fail("sequence", b.part, "%s is the next in order and was answered OUT_OF_ORDER_SEQUENCE_NUMBER", b.name)
@@ -376,7 +393,7 @@ func (p *producer) resolve(l *lane, b *queued, gaveUp bool) {
 
 // connect chooses an agent that serves.
 func (p *producer) connect(context.Context) bool {
-	pr := p.w.nodes[p.rnd.IntN(numNodes)].serving()
+	pr := p.w.anyNode(p.rnd).serving()
 	if pr == nil {
 		return false
 	}

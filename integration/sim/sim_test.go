@@ -18,7 +18,7 @@ import (
 
 var (
 	oneSeed  = flag.Uint64("seed", 0, "run this seed only")
-	numSeeds = flag.Int("seeds", 100, "number of seeds to run")
+	numSeeds = flag.Int("seeds", defaultSeeds, "number of seeds to run")
 	repeat   = flag.Int("repeat", 20, "with -seed: how often, unless it fails before")
 	lines    = flag.Int("lines", 150, "lines of history to show of a failing seed")
 )
@@ -108,7 +108,9 @@ func (w *world) settle() {
 	if !w.audit.await(ctx, w.server.Revision()) {
 		return
 	}
+	w.awaitDropped(ctx)
 	w.checkStates(ctx)
+	w.checkMemory()
 	w.checkObjects()
 	w.mu.Lock()
 	healthy := len(w.violations) == 0
@@ -245,6 +247,16 @@ func eachSeed(t *testing.T, first uint64, n int, p func() plant, enough func(res
 	})
 }
 
+// faultNames are the faults that must happen somewhere in a few hundred seeds.
+var faultNames = []string{
+	"meta latency", "meta fail before", "meta fail after", "meta apply late", "meta abandoned", "meta partition", "meta pause",
+	"meta watch lag", "meta watch loss", "meta lease expiry", "meta lease extend",
+	"store slow", "store throttled", "store failed", "store lost reply", "store late", "store late done", "store late refused",
+	"store truncated", "store short", "store flipped", "store missing",
+	"peer slow", "peer lost", "peer lost reply", "peer double", "peer cut",
+	"crash", "crash of all", "restart", "pause", "cut off", "store outage", "metadata outage",
+}
+
 func TestSeeds(t *testing.T) {
 	first, n := uint64(1), *numSeeds
 	if *oneSeed != 0 {
@@ -269,6 +281,13 @@ func TestSeeds(t *testing.T) {
 	took := time.Since(start)
 	t.Logf("%d seeds, %d operations each, %.1f seeds/s on %d cores", ran, operations/max(1, ran),
 		float64(ran)/took.Seconds(), runtime.GOMAXPROCS(0))
+	if ran >= 200 {
+		for _, f := range faultNames {
+			if fired[f] == 0 {
+				t.Errorf("%q never happened in %d seeds: what is never tried is not tested", f, ran)
+			}
+		}
+	}
 	var sums []string
 	for _, f := range slices.Sorted(maps.Keys(fired)) {
 		sums = append(sums, fmt.Sprintf("%s %d", f, fired[f]))

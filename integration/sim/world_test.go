@@ -8,6 +8,7 @@ import (
 	"hash/maphash"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/floelog/floe/agent"
@@ -20,7 +21,6 @@ import (
 )
 
 const (
-	numNodes    = 3
 	leaseTTL    = 3 * time.Second
 	clusterName = "sim"
 
@@ -36,7 +36,9 @@ var digestSeed = maphash.MakeSeed()
 type partition struct {
 	tiering.TopicPartition
 	shard tiering.ShardID
+	topic string
 	name  string
+	gone  atomic.Bool // its topic is being deleted: no client cares any more
 }
 
 // world is the cluster of one seed.
@@ -45,6 +47,7 @@ type world struct {
 	plant   plant
 	config  agent.Config
 	shape   shape
+	mix     mix
 	start   time.Time
 	keys    metadata.Keys
 	server  *metamemory.Server
@@ -64,6 +67,7 @@ type world struct {
 	polls      []poll
 	lists      []listed
 	trims      []trimmed
+	deleted    map[tiering.TopicID]bool // topics whose deletion was confirmed
 	producers  []*producer
 	violations []violation
 	healed     bool
@@ -113,7 +117,7 @@ func newWorld(seed uint64, p plant) *world {
 	w := &world{
 		seed: seed, plant: p, start: time.Now(), keys: metadata.NewKeys(clusterName),
 		server: metamemory.New(), raw: objmemory.New(),
-		sent: map[uint64]*sent{}, crashed: map[string]int{},
+		sent: map[uint64]*sent{}, crashed: map[string]int{}, deleted: map[tiering.TopicID]bool{},
 	}
 	w.history = &history{start: w.start}
 	w.live, w.end = context.WithCancel(context.Background())
@@ -128,7 +132,7 @@ func newWorld(seed uint64, p plant) *world {
 	}
 	w.config = agent.Config{
 		Cluster: clusterName, Version: "sim", Shards: uint32(1 + r.IntN(4)), LeaseTTL: leaseTTL,
-		History:    pick(r, 10*time.Second, 60*time.Second),
+		History:    pick(r, 2*time.Second, 10*time.Second, 60*time.Second),
 		FlushBytes: pick(r, int64(4<<10), 64<<10), FlushAge: pick(r, 5*time.Millisecond, 100*time.Millisecond),
 		FlushIdle: r.IntN(2) == 0, Uploads: 1 + r.IntN(4),
 		InlineMax: pick(r, 0, 600, 4<<10, 16<<10), InlineRate: pick(r, 4096.0, 1048576),
@@ -137,16 +141,20 @@ func newWorld(seed uint64, p plant) *world {
 		ProducerExpiry:  time.Hour, RequestMemory: 64 << 20, CacheBytes: 8 << 20,
 		DrainTimeout: 3 * time.Second,
 	}
+	w.mix = newMix(w.rand("mix"))
 	if p.tune != nil {
 		p.tune(w)
 	}
-	for i := range numNodes {
+	for i := range pick(r, 1, 2, 3, 3, 3, 4) {
 		w.nodes = append(w.nodes, &node{w: w, id: int32(i + 1)})
 	}
 	return w
 }
 
 func pick[T any](r *rand.Rand, from ...T) T { return from[r.IntN(len(from))] }
+
+// anyNode returns a node, whatever its state.
+func (w *world) anyNode(r *rand.Rand) *node { return w.nodes[r.IntN(len(w.nodes))] }
 
 func (w *world) nodeAt(addr string) *node {
 	for _, n := range w.nodes {
@@ -201,7 +209,7 @@ func (w *world) createTopics() bool {
 func (w *world) createTopic(name string, partitions int32) bool {
 	r := w.rand("create " + name)
 	for ctx := w.live; ctx.Err() == nil; sleep(ctx, 100*time.Millisecond) {
-		p := w.nodes[r.IntN(numNodes)].serving()
+		p := w.anyNode(r).serving()
 		if p == nil {
 			continue
 		}
@@ -237,21 +245,57 @@ func (w *world) tryCreateTopic(ctx context.Context, p *process, name string, par
 		w.partitions = append(w.partitions, &partition{
 			TopicPartition: tiering.TopicPartition{Topic: topic.ID, Partition: i},
 			shard:          tiering.ShardOf(topic.FirstShard, i, w.config.Shards),
+			topic:          name,
 			name:           fmt.Sprintf("%s-%d", name, i),
 		})
 	}
 	return nil
 }
 
-// known returns the partitions created so far.
+// deleteTopic lets all clients forget a topic, and then asks agents until one has deleted it.
+func (w *world) deleteTopic(ctx context.Context, name string, r *rand.Rand) {
+	var id tiering.TopicID
+	for _, p := range w.known() {
+		if p.topic == name {
+			p.gone.Store(true)
+			id = p.Topic
+		}
+	}
+	for ; ctx.Err() == nil; sleep(ctx, 100*time.Millisecond) {
+		p := w.anyNode(r).serving()
+		if p == nil || p.gate.pass(ctx) != nil {
+			continue
+		}
+		try, cancel := context.WithTimeout(ctx, 5*time.Second)
+		_, err := p.ports().Changes.DeleteByID(try, id)
+		cancel()
+		if p.gate.pass(ctx) == nil && (err == nil || errors.Is(err, catalogue.ErrTopicNotFound)) {
+			w.history.add(p.name, "deleted", nil, "%s", name)
+			w.mu.Lock()
+			w.deleted[id] = true
+			w.mu.Unlock()
+			return
+		}
+	}
+}
+
+// known returns the partitions that exist, as far as clients know.
 func (w *world) known() []*partition {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.partitions[:len(w.partitions):len(w.partitions)]
+	out := make([]*partition, 0, len(w.partitions))
+	for _, p := range w.partitions {
+		if !p.gone.Load() {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 func (w *world) find(tp tiering.TopicPartition) *partition {
-	for _, p := range w.known() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, p := range w.partitions {
 		if p.TopicPartition == tp {
 			return p
 		}

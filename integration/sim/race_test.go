@@ -1,0 +1,6 @@
+//go:build race
+
+package sim
+
+// defaultSeeds is smaller here: the race detector makes a seed ten times as slow.
+const defaultSeeds = 40
