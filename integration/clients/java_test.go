@@ -21,9 +21,8 @@ import (
 // java is Apache Kafka's own clients and console tools, in one virtual machine. Its
 // methods are for one goroutine.
 type java struct {
-	in     io.Writer
-	out    *bufio.Reader
-	stderr *os.File
+	in  io.Writer
+	out *bufio.Reader
 }
 
 // startJava compiles java/Driver.java and runs it until the test ends.
