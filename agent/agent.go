@@ -131,6 +131,7 @@ type Agent struct {
 	carrier carrier
 
 	current  atomic.Pointer[life]
+	serving  chan struct{}
 	ready    chan struct{}
 	draining atomic.Bool
 }
@@ -144,11 +145,14 @@ func New(cfg Config, parts Parts) (*Agent, error) {
 	a := &Agent{
 		cfg: cfg, parts: parts, keys: metadata.NewKeys(cfg.Cluster),
 		metrics: newMetrics(parts.Registry), budget: protocol.NewBudget(cfg.RequestMemory), control: protocol.NewBudget(controlMemory), cache: c,
-		ready: make(chan struct{}),
+		serving: make(chan struct{}), ready: make(chan struct{}),
 	}
 	registerState(parts.Registry, c, a.budget)
 	return a, nil
 }
+
+// Serving is closed when clients and other agents may ask this one, which is before Ready.
+func (a *Agent) Serving() <-chan struct{} { return a.serving }
 
 // Ready is closed when the agent serves and every shard of the cluster has a leader.
 func (a *Agent) Ready() <-chan struct{} { return a.ready }
@@ -234,6 +238,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.server != nil {
 		task("serving Kafka clients", a.server.Serve)
 	}
+	close(a.serving)
 	return a.lives(ctx, work, first)
 }
 
@@ -345,11 +350,11 @@ func (a *Agent) assemble(c catalogue.Cluster) error {
 	return err
 }
 
-// Ports returns what the Kafka handlers are given, once the agent is ready: the way in for
+// Ports returns what the Kafka handlers are given, once the agent serves: the way in for
 // a simulation, which has no network.
 func (a *Agent) Ports() kafka.Parts { return a.ports }
 
-// ReadShard calls f with this agent's view of a shard, once the agent is ready. The state
+// ReadShard calls f with this agent's view of a shard, once the agent serves. The state
 // must not be kept or changed.
 func (a *Agent) ReadShard(id tiering.ShardID, f func(*shard.State)) { a.set.View(id).Read(f) }
 
