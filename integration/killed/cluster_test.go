@@ -151,8 +151,8 @@ func (c *cluster) await(since time.Time, partitions []int32) (longest time.Durat
 	return longest, all
 }
 
-// ledBy returns the partitions that a process leads.
-func (c *cluster) ledBy(process int) []int32 {
+// victim picks a process that leads partitions, and returns those.
+func (c *cluster) victim() (process int, led []int32) {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
 	defer cancel()
@@ -160,7 +160,9 @@ func (c *cluster) ledBy(process int) []int32 {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	return leaders[int32(process)+1] // node ids count from 1
+	nodes := slices.Sorted(maps.Keys(leaders))
+	node := nodes[c.r.IntN(len(nodes))]
+	return int(node) - 1, leaders[node] // node ids count from 1
 }
 
 // fire fires a fault and waits until the cluster is whole again.

@@ -25,8 +25,7 @@ var faults = []fault{
 // killAgent measures how long the partitions that an agent led acknowledge nothing, and
 // starts it again when they do.
 func killAgent(c *cluster, got *figures) {
-	victim := c.r.IntN(c.floe.Processes())
-	led := c.ledBy(victim)
+	victim, led := c.victim()
 	since := time.Now()
 	c.floe.KillProcess(victim)
 	_, all := c.await(since, led)
@@ -36,7 +35,7 @@ func killAgent(c *cluster, got *figures) {
 
 // killAgentQuickly starts the agent again at once, so that its earlier lease still lives.
 func killAgentQuickly(c *cluster, got *figures) {
-	victim := c.r.IntN(c.floe.Processes())
+	victim, _ := c.victim()
 	since := time.Now()
 	c.floe.KillProcess(victim)
 	c.floe.StartProcess(victim)
@@ -75,8 +74,7 @@ func killMinIO(c *cluster, got *figures) {
 // pauseAgent stops an agent until others have long taken over, and lets it wake up with
 // everything that it had in hand.
 func pauseAgent(c *cluster, got *figures) {
-	victim := c.r.IntN(c.floe.Processes())
-	led := c.ledBy(victim)
+	victim, led := c.victim()
 	since := time.Now()
 	c.floe.Pause(victim)
 	_, all := c.await(since, led)

@@ -112,7 +112,7 @@ func (l *Load) client(name string, opts ...kgo.Opt) *kgo.Client {
 	l.t.Helper()
 	client, err := kgo.NewClient(append([]kgo.Opt{
 		kgo.SeedBrokers(l.cfg.Agents...), kgo.ClientID(name), kgo.MetadataMinAge(backoff),
-		kgo.RequestTimeoutOverhead(requestOverhead),
+		kgo.RequestTimeoutOverhead(requestOverhead), kgo.WithLogger(clientLog{l.h, name}),
 		kgo.RetryBackoffFn(func(int) time.Duration { return backoff }),
 		kgo.RetryTimeout(time.Minute), kgo.RequestRetries(1 << 20), // the timeout decides
 	}, opts...)...)
@@ -122,13 +122,28 @@ func (l *Load) client(name string, opts ...kgo.Opt) *kgo.Client {
 	return client
 }
 
+// clientLog writes what a client warns of into the history's trace.
+type clientLog struct {
+	h    *history.History
+	name string
+}
+
+// Level implements kgo.Logger.
+func (clientLog) Level() kgo.LogLevel { return kgo.LogLevelWarn }
+
+// Log implements kgo.Logger.
+func (c clientLog) Log(_ kgo.LogLevel, msg string, keyvals ...any) {
+	c.h.Note("%s logs: %s %v", c.name, msg, keyvals)
+}
+
+// createTopic makes every agent a replica, so that consumers are sent to those in their rack.
 func (l *Load) createTopic() {
 	l.t.Helper()
 	client := l.client("creator")
 	defer client.Close()
 	req := kmsg.NewPtrCreateTopicsRequest()
 	topic := kmsg.NewCreateTopicsRequestTopic()
-	topic.Topic, topic.NumPartitions, topic.ReplicationFactor = l.cfg.Topic, l.cfg.Partitions, 1
+	topic.Topic, topic.NumPartitions, topic.ReplicationFactor = l.cfg.Topic, l.cfg.Partitions, int16(len(l.cfg.Agents))
 	req.Topics = append(req.Topics, topic)
 	resp, err := req.RequestWith(l.t.Context(), client)
 	if err == nil {
