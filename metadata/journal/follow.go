@@ -132,7 +132,13 @@ func (s *Set) applyFound(ctx context.Context, id tiering.ShardID, f *keyspace, b
 	if err := goneBack(id, before, f.head.Seq); err != nil {
 		return err
 	}
-	s.setLeadership(id, f.leader, revision)
+	leader := f.leader
+	if !leader.Live {
+		// Nobody leads it now. Clients have heard of the last leader's epoch, which the head
+		// names, and must not hear of an older one from an agent that was not there.
+		leader.Epoch = f.head.Epoch
+	}
+	s.setLeadership(id, leader, revision)
 	if f.snapshot.Seq > s.views[id].Seq() {
 		if err := s.loadSnapshot(ctx, id, f.snapshot); err != nil {
 			return err
@@ -307,6 +313,9 @@ func (s *Set) reconcileSome(ctx context.Context, first tiering.ShardID, n int) e
 		}
 		if err := goneBack(id, before[i], h.Seq); err != nil {
 			return err
+		}
+		if !l.Live {
+			l.Epoch = h.Epoch
 		}
 		s.setLeadership(id, l, revision)
 		if at := s.views[id].Seq(); at < h.Seq && at == before[i] {

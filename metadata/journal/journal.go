@@ -253,7 +253,7 @@ func (s *Set) setLeadership(id tiering.ShardID, l Leadership, revision int64) {
 		return
 	}
 	if !l.Live {
-		l.Node, l.Session, l.Epoch = old.Node, old.Session, old.Epoch
+		l.Node, l.Session, l.Epoch = old.Node, old.Session, max(old.Epoch, l.Epoch)
 	}
 	if l.Epoch < old.Epoch {
 		return
