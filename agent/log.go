@@ -66,7 +66,7 @@ type reader struct{ r *fetch.Reader }
 
 // Fetch implements kafka.Reader.
 func (r reader) Fetch(ctx context.Context, req kafka.FetchRequest) []kafka.FetchResult {
-	in := fetch.Request{MinBytes: req.MinBytes, MaxBytes: req.MaxBytes, MaxWait: req.MaxWait, Partitions: make([]fetch.Partition, len(req.Partitions))}
+	in := fetch.Request{MinBytes: req.MinBytes, MaxBytes: req.MaxBytes, MaxWait: req.MaxWait, Admit: req.Admit, Partitions: make([]fetch.Partition, len(req.Partitions))}
 	for i, p := range req.Partitions {
 		in.Partitions[i] = fetch.Partition{Partition: p.TopicPartition, Shard: p.Shard, Offset: p.Offset, MaxBytes: p.MaxBytes}
 	}

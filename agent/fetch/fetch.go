@@ -64,6 +64,11 @@ type Request struct {
 	MaxBytes   int
 	MaxWait    time.Duration
 	Partitions []Partition
+
+	// Admit, if set, is called once before the first record is read, with the bytes that
+	// there are. If it returns fewer, they are the limit in the place of MaxBytes; if false,
+	// nothing is read.
+	Admit func(bytes int) (limit int, ok bool)
 }
 
 // Result is the answer for one partition.
@@ -106,8 +111,9 @@ func (r *Reader) Fetch(ctx context.Context, req *Request) []Result {
 	defer r.waiters.unregister(w)
 	deadline := time.NewTimer(max(0, req.MaxWait))
 	defer deadline.Stop()
+	var plan planned
 	for {
-		plan := r.plan(ctx, req, results)
+		plan = r.plan(ctx, req, results)
 		if plan.failed || plan.available >= req.MinBytes || req.MaxWait <= 0 {
 			break
 		}
@@ -120,14 +126,14 @@ func (r *Reader) Fetch(ctx context.Context, req *Request) []Result {
 		}
 		break
 	}
-	r.read(ctx, req, results)
+	r.read(ctx, req, plan.available, results)
 	return results
 }
 
 // read fills in the records, as far as the request's limit goes: the earlier partitions
 // first, the first batch of the first one that has any whatever its size, so that a
-// consumer can always make progress (KIP-74).
-func (r *Reader) read(ctx context.Context, req *Request, results []Result) {
+// consumer can always make progress (KIP-74). The plan found so many bytes available.
+func (r *Reader) read(ctx context.Context, req *Request, available int, results []Result) {
 	var due []int // partitions that have something to read
 	sum := 0
 	for i := range req.Partitions {
@@ -136,29 +142,39 @@ func (r *Reader) read(ctx context.Context, req *Request, results []Result) {
 			sum += min(p.MaxBytes, req.MaxBytes)
 		}
 	}
+	most := req.MaxBytes
+	if len(due) > 0 && req.Admit != nil {
+		limit, ok := req.Admit(available)
+		if !ok {
+			return
+		}
+		if limit < available {
+			most = min(most, limit)
+		}
+	}
 	one := func(n, left int) {
 		p, res := &req.Partitions[due[n]], &results[due[n]]
-		if limit := min(p.MaxBytes, left); limit > 0 || left == req.MaxBytes {
-			if err := r.readPartition(ctx, p, limit, left == req.MaxBytes, res); err != nil {
+		if limit := min(p.MaxBytes, left); limit > 0 || left == most {
+			if err := r.readPartition(ctx, p, limit, left == most, res); err != nil {
 				res.Code, res.Records, res.Bytes = codeOf(err), nil, 0
 			}
 		}
 	}
-	if len(due) > 1 && sum <= req.MaxBytes {
+	if len(due) > 1 && sum <= most {
 		// No partition can take what another may have, so none waits for another's GETs. A
 		// limit of one byte less than the request's keeps the first-batch rule to the first.
 		var g errgroup.Group
 		g.SetLimit(readsAtOnce)
 		for n := range due {
 			g.Go(func() error {
-				one(n, req.MaxBytes-min(n, 1))
+				one(n, most-min(n, 1))
 				return nil
 			})
 		}
 		_ = g.Wait() // the functions return nil
 		return
 	}
-	left := req.MaxBytes
+	left := most
 	for n := range due {
 		one(n, left)
 		left -= results[due[n]].Bytes

@@ -259,6 +259,43 @@ func TestLimitsCountWholeBatchesAndTheFirstAlwaysComes(t *testing.T) {
 	})
 }
 
+func TestAdmissionIsAskedOnceAndItsLimitHolds(t *testing.T) {
+	withLog(t, func(l *log) {
+		one := encode(t, rec{"a", 1})
+		for range 4 {
+			l.append(0, true, one)
+		}
+		asked := 0
+		ask := func(offset tiering.Offset, limit int, ok bool) string {
+			return l.fetch(fetch.Request{MaxBytes: 1 << 20, Partitions: []fetch.Partition{from(0, offset, 1<<20), from(1, 0, 1<<20)},
+				Admit: func(bytes int) (int, bool) {
+					if asked++; bytes != 4*len(one) {
+						t.Errorf("%d bytes are said to be there, want %d", bytes, 4*len(one))
+					}
+					return limit, ok
+				}})[0]
+		}
+		for _, c := range []struct {
+			name   string
+			offset tiering.Offset
+			limit  int
+			ok     bool
+			want   string
+			asked  int
+		}{
+			{"all", 0, 1 << 20, true, "0=a 1=a 2=a 3=a ", 1},
+			{"half", 0, 2 * len(one), true, "0=a 1=a ", 1},
+			{"less than a batch is a batch", 0, 1, true, "0=a ", 1},
+			{"none", 0, 0, false, "", 1},
+			{"nothing to read is not asked for", 4, 0, false, "", 0},
+		} {
+			if asked = 0; ask(c.offset, c.limit, c.ok) != c.want || asked != c.asked {
+				t.Errorf("%s: not %q, or asked %d times", c.name, c.want, asked)
+			}
+		}
+	})
+}
+
 func TestAnyPartitionsCommitEndsTheWait(t *testing.T) {
 	withLog(t, func(l *log) {
 		start := time.Now()

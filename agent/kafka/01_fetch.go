@@ -33,11 +33,21 @@ func (h *Handler) fetch(ctx context.Context, _ *protocol.Conn, r *protocol.Reque
 	if err != nil {
 		return malformed()
 	}
-	resp := h.fetchRecords(ctx, req.(*kmsg.FetchRequest))
-	return protocol.Answer(protocol.Response{Buffers: resp.encode(), ErrorCode: resp.Code})
+	r.Charge.Release() // the decoded request has its own memory: see fetch_memory.go
+	g := &grant{budget: h.fetched}
+	handed := false
+	defer func() {
+		if !handed {
+			g.charge.Release()
+		}
+	}()
+	resp := h.fetchRecords(ctx, req.(*kmsg.FetchRequest), g)
+	out := protocol.Response{Buffers: resp.encode(), ErrorCode: resp.firstError(), Release: g.charge.Release}
+	handed = true
+	return protocol.Answer(out)
 }
 
-func (h *Handler) fetchRecords(ctx context.Context, req *kmsg.FetchRequest) *fetchResponse {
+func (h *Handler) fetchRecords(ctx context.Context, req *kmsg.FetchRequest, g *grant) *fetchResponse {
 	resp := &fetchResponse{Version: req.Version, ReadCommitted: req.IsolationLevel == readCommitted}
 	if req.ReplicaID >= 0 && req.Version < 15 || req.ReplicaState.ID >= 0 && req.Version >= 15 {
 		return resp.refuse(req, kerr.ClusterAuthorizationFailed.Code)
@@ -47,15 +57,38 @@ func (h *Handler) fetchRecords(ctx context.Context, req *kmsg.FetchRequest) *fet
 		resp.Code = code
 		return resp
 	}
-	results := h.newFetching(req, scope.wants).run(ctx, resp)
-	named, ok := scope.respond(results)
-	if !ok {
-		resp.Code, resp.Endpoints = kerr.InvalidFetchSessionEpoch.Code, nil
+	f := h.newFetching(req, scope.wants, g)
+	ctx, done := scope.begin(ctx)
+	defer done()
+	state, wait := h.waitCharge(ctx, len(scope.wants), f.maxWait)
+	defer state.Release()
+	f.maxWait = wait
+	results := f.run(ctx, resp)
+	named, code := scope.respond(results)
+	if code != 0 {
+		resp.Code, resp.Endpoints = code, nil
+		g.charge.Release()
 		return resp
 	}
+	g.settle(results)
 	resp.SessionID = scope.id()
 	resp.fill(scope.wants, results, named)
 	return resp
+}
+
+// firstError returns the error of the whole response, or else the first of a partition.
+func (r *fetchResponse) firstError() int16 {
+	if r.Code != 0 {
+		return r.Code
+	}
+	for i := range r.Topics {
+		for j := range r.Topics[i].Partitions {
+			if code := r.Topics[i].Partitions[j].Code; code != 0 {
+				return code
+			}
+		}
+	}
+	return 0
 }
 
 // refuse answers every partition of a request with a code.
@@ -94,10 +127,16 @@ func (r *fetchResponse) fill(wants []fetchWant, results []fetchResponsePartition
 	}
 }
 
-// fetching is one fetch under way: what is asked of the reader, and for which result.
+// fetching is one fetch under way: what is asked of the reader, and for which result. It
+// does not keep the decoded request, which may be much larger.
 type fetching struct {
-	h       *Handler
-	req     *kmsg.FetchRequest
+	h                  *Handler
+	version            int16
+	minBytes, maxBytes int
+	maxWait            time.Duration
+	readCommitted      bool
+	grant              *grant
+
 	wants   []fetchWant
 	results []fetchResponsePartition
 	read    []FetchPartition
@@ -108,10 +147,16 @@ type fetching struct {
 	nearby []Agent // agents in the client's zone, unless this one is
 }
 
-func (h *Handler) newFetching(req *kmsg.FetchRequest, wants []fetchWant) *fetching {
-	f := &fetching{h: h, req: req, wants: wants, view: h.view(),
-		results: make([]fetchResponsePartition, len(wants)),
-		read:    make([]FetchPartition, 0, len(wants)), at: make([]int, 0, len(wants))}
+// newFetching prepares a fetch. Numbers that make no sense are taken for the nearest that
+// do, as in Kafka.
+func (h *Handler) newFetching(req *kmsg.FetchRequest, wants []fetchWant, g *grant) *fetching {
+	most := h.settings.FetchMaxBytes
+	f := &fetching{h: h, version: req.Version, grant: g, wants: wants, view: h.view(),
+		minBytes: min(max(int(req.MinBytes), 0), most), maxBytes: min(max(int(req.MaxBytes), 0), most),
+		maxWait:       min(time.Duration(max(req.MaxWaitMillis, 0))*time.Millisecond, h.settings.FetchMaxWait),
+		readCommitted: req.IsolationLevel == readCommitted,
+		results:       make([]fetchResponsePartition, len(wants)),
+		read:          make([]FetchPartition, 0, len(wants)), at: make([]int, 0, len(wants))}
 	if req.Version >= 11 && req.Rack != "" {
 		f.nearby = f.view.inZone(req.Rack)
 	}
@@ -126,7 +171,7 @@ func (f *fetching) run(ctx context.Context, resp *fetchResponse) []fetchResponse
 	for i := range f.wants {
 		w := &f.wants[i]
 		if i == 0 || w.name != f.wants[i-1].name || w.id != f.wants[i-1].id {
-			if f.req.Version >= 13 {
+			if f.version >= 13 {
 				topic, err = r.byID(ctx, w.id)
 			} else {
 				topic, err = r.byName(ctx, w.name)
@@ -141,7 +186,7 @@ func (f *fetching) run(ctx context.Context, resp *fetchResponse) []fetchResponse
 		f.news = f.news || f.results[i].Code != 0 || f.results[i].PreferredNode >= 0
 	}
 	if len(f.read) > 0 {
-		for k, res := range f.h.Reader.Fetch(ctx, f.request()) {
+		for k, res := range f.h.Reader.Fetch(ctx, f.request(ctx)) {
 			f.results[f.at[k]].FetchResult = res
 		}
 	}
@@ -168,6 +213,7 @@ func (f *fetching) partition(i int, t *catalogue.Topic, resp *fetchResponse) {
 			return
 		}
 	}
+	f.grant.batch = max(f.grant.batch, int64(f.h.settingsOf(t).MaxMessageBytes))
 	f.read = append(f.read, FetchPartition{Partition: p, Offset: tiering.Offset(w.offset),
 		MaxBytes: min(max(int(w.maxBytes), 0), f.h.settings.FetchMaxBytes)})
 	f.at = append(f.at, i)
@@ -175,7 +221,7 @@ func (f *fetching) partition(i int, t *catalogue.Topic, resp *fetchResponse) {
 
 // tellLeader adds who leads the partition now, where the client's epoch is too old.
 func (f *fetching) tellLeader(p Partition, out *fetchResponsePartition, resp *fetchResponse) {
-	if f.req.Version < 16 || out.Code != kerr.FencedLeaderEpoch.Code {
+	if f.version < 16 || out.Code != kerr.FencedLeaderEpoch.Code {
 		return
 	}
 	node, epoch := f.view.leader(p.Shard)
@@ -192,17 +238,13 @@ func (f *fetching) tellLeader(p Partition, out *fetchResponsePartition, resp *fe
 	resp.Endpoints = append(resp.Endpoints, f.view.agents[i])
 }
 
-// request is what the reader is asked. Numbers that make no sense are taken for the
-// nearest that do, as in Kafka.
-func (f *fetching) request() FetchRequest {
-	most := f.h.settings.FetchMaxBytes
+// request is what the reader is asked.
+func (f *fetching) request(ctx context.Context) FetchRequest {
 	q := FetchRequest{
-		MaxBytes: min(max(int(f.req.MaxBytes), 0), most), MinBytes: min(max(int(f.req.MinBytes), 0), most),
-		MaxWait:       min(time.Duration(max(f.req.MaxWaitMillis, 0))*time.Millisecond, f.h.settings.FetchMaxWait),
-		ReadCommitted: f.req.IsolationLevel == readCommitted,
-		Partitions:    f.read,
+		MinBytes: min(f.minBytes, f.maxBytes), MaxBytes: f.maxBytes, MaxWait: f.maxWait,
+		ReadCommitted: f.readCommitted, Partitions: f.read,
+		Admit: func(bytes int) (int, bool) { return f.grant.admit(ctx, bytes) },
 	}
-	q.MinBytes = min(q.MinBytes, q.MaxBytes)
 	if f.news {
 		q.MinBytes, q.MaxWait = 0, 0
 	}

@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"container/list"
+	"context"
 	"encoding/binary"
 	"io"
 	"math"
@@ -54,7 +55,7 @@ type fetchWant struct {
 }
 
 // fetchSession is one client's session. mu guards everything below it, and is never
-// held while reading records.
+// held while reading records; the cache's mutex may be held when it is locked.
 type fetchSession struct {
 	id      int32
 	useIDs  bool
@@ -64,6 +65,8 @@ type fetchSession struct {
 	epoch      int32 // that the next request must have
 	partitions map[sessionKey]*sessionPartition
 	order      *list.List // of *sessionPartition: the order in which to fetch
+	ended      bool       // the cache has dropped the session
+	stop       func()     // ends the wait of the request that was served last; may be nil
 
 	// Guarded by the cache's mutex.
 	used  time.Time
@@ -181,6 +184,7 @@ func (s *fetchSession) update(req *kmsg.FetchRequest) (scope fetchScope, size in
 			s.forget(keyOf(req.Version, t.Topic, t.TopicID, p))
 		}
 	}
+	s.stopLocked()               // its answer would be worth nothing any more
 	if s.epoch++; s.epoch <= 0 { // 2^31-1 is followed by 1: 0 and -1 have a meaning
 		s.epoch = 1
 	}
@@ -189,6 +193,32 @@ func (s *fetchSession) update(req *kmsg.FetchRequest) (scope fetchScope, size in
 		scope.wants = append(scope.wants, e.Value.(*sessionPartition).want)
 	}
 	return scope, len(s.partitions), 0
+}
+
+func (s *fetchSession) stopLocked() {
+	if s.stop != nil {
+		s.stop()
+		s.stop = nil
+	}
+}
+
+// begin returns a context for the wait of the request. It ends early when the session
+// does or another request uses it: so a session, whose partitions are bounded, has one
+// request waiting, however many connections name it.
+func (sc *fetchScope) begin(ctx context.Context) (context.Context, context.CancelFunc) {
+	s := sc.session
+	if s == nil {
+		return ctx, func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended || s.epoch != sc.epoch {
+		cancel()
+		return ctx, cancel
+	}
+	s.stop = cancel
+	return ctx, cancel
 }
 
 func (s *fetchSession) put(w fetchWant) {
@@ -209,17 +239,20 @@ func (s *fetchSession) forget(k sessionKey) {
 }
 
 // respond decides, after the read, which results the response names: all of a full
-// request, else those with news. It remembers what the client is told. False says that
-// another request used the session meanwhile.
-func (sc *fetchScope) respond(results []fetchResponsePartition) (named []bool, ok bool) {
+// request, else those with news. It remembers what the client is told. The code is other
+// than 0 if the session has ended meanwhile, or another request used it.
+func (sc *fetchScope) respond(results []fetchResponsePartition) (named []bool, code int16) {
 	if sc.session == nil {
-		return nil, true
+		return nil, 0
 	}
 	s := sc.session
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.epoch != sc.epoch {
-		return nil, false
+	switch {
+	case s.ended:
+		return nil, kerr.FetchSessionIDNotFound.Code
+	case s.epoch != sc.epoch:
+		return nil, kerr.InvalidFetchSessionEpoch.Code
 	}
 	named = make([]bool, len(results))
 	for i := range results {
@@ -236,7 +269,7 @@ func (sc *fetchScope) respond(results []fetchResponsePartition) (named []bool, o
 			s.order.MoveToBack(p.elem) // what had data now waits for the others: fair under max bytes
 		}
 	}
-	return named, true
+	return named, 0
 }
 
 func (p *sessionPartition) news(r *fetchResponsePartition) bool {
@@ -313,6 +346,10 @@ func (c *sessionCache) drop(s *fetchSession) {
 	delete(c.sessions, s.id)
 	c.recent.Remove(s.place)
 	c.total -= s.size
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = true
+	s.stopLocked()
 }
 
 func (c *sessionCache) remove(id int32) {

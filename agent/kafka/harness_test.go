@@ -213,9 +213,13 @@ func (p *producer) finish(i int, result func(*kafka.AppendBatch)) {
 type reader struct {
 	requests []kafka.FetchRequest
 	answer   func(kafka.FetchPartition) kafka.FetchResult
+	fetch    func(context.Context, kafka.FetchRequest) []kafka.FetchResult // instead, if set
 }
 
-func (r *reader) Fetch(_ context.Context, req kafka.FetchRequest) []kafka.FetchResult {
+func (r *reader) Fetch(ctx context.Context, req kafka.FetchRequest) []kafka.FetchResult {
+	if r.fetch != nil {
+		return r.fetch(ctx, req)
+	}
 	r.requests = append(r.requests, req)
 	out := make([]kafka.FetchResult, len(req.Partitions))
 	for i, p := range req.Partitions {

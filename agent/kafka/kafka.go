@@ -17,6 +17,7 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,9 +46,16 @@ type Settings struct {
 	// round trips. Larger: few consumers hold much memory. Kafka has 55 MiB.
 	FetchMaxBytes int
 
-	// FetchMaxWait bounds how long a fetch may wait. Longer waits would keep dead
-	// connections; none of the usual clients asks for more than a minute.
+	// FetchMaxWait bounds how long a fetch may wait; after it, the answer has no records, and
+	// the client asks again. Consumers ask for half a second (Java, librdkafka) to five
+	// seconds, and give up after 30 unless told otherwise; longer waits only keep memory for
+	// clients that may be gone.
 	FetchMaxWait time.Duration
+
+	// FetchMemory bounds the records of all answers that are read and not yet taken by
+	// their clients, in bytes; 0 stands for 128 MiB. When it is in use, answers get smaller,
+	// down to one batch, and then wait. It should be more than a few FetchMaxBytes.
+	FetchMemory int64
 
 	// MaxFetchSessions and MaxFetchSessionPartitions bound the cache of fetch sessions. A
 	// client without a session still works, with larger requests; a partition costs some
@@ -66,7 +74,7 @@ type Settings struct {
 func DefaultSettings() Settings {
 	return Settings{
 		AutoCreateTopics: true, NumPartitions: 1, ReplicationFactor: 1, MaxPartitions: 10_000,
-		FetchMaxBytes: 55 << 20, FetchMaxWait: 5 * time.Minute,
+		FetchMaxBytes: 55 << 20, FetchMaxWait: 30 * time.Second, FetchMemory: defaultFetchMemory,
 		MaxFetchSessions: 1000, MaxFetchSessionPartitions: 200_000,
 		StoreName: "object-store",
 	}
@@ -85,6 +93,8 @@ func (s Settings) Validate() error {
 		return fmt.Errorf("fetch.max.bytes is %d: want 1024 to %d", s.FetchMaxBytes, 1<<30)
 	case s.FetchMaxWait <= 0:
 		return fmt.Errorf("longest fetch wait is %v: want more than 0", s.FetchMaxWait)
+	case s.FetchMemory < 0:
+		return fmt.Errorf("fetch memory is %d bytes: want more than 0", s.FetchMemory)
 	case s.MaxFetchSessions < 0 || s.MaxFetchSessionPartitions < 0:
 		return errors.New("fetch session limits are negative: want 0 for no sessions, or more")
 	}
@@ -110,6 +120,8 @@ type Handler struct {
 	sessions *sessionCache
 	topics   settingsCache
 	entries  *protocol.Budget // of the topics and partitions of produce requests
+	waiting  *protocol.Budget // of fetches, but their records
+	fetched  *protocol.Budget // of the records in answers
 }
 
 // New returns a Handler, or says what is missing or wrong.
@@ -125,6 +137,8 @@ func New(parts Parts, cfg Config) (*Handler, error) {
 		return nil, err
 	}
 	h := &Handler{Parts: parts, settings: cfg.Settings, apis: apis, now: cfg.Now, entries: protocol.NewBudget(entriesMemory)}
+	h.waiting = protocol.NewBudget(waitingMemory)
+	h.fetched = protocol.NewBudget(cmp.Or(cfg.Settings.FetchMemory, defaultFetchMemory))
 	h.sessions = newSessionCache(cfg.Settings, cfg.Random, cfg.Now)
 	h.topics.defaults = cfg.Settings.TopicDefaults
 	return h, nil

@@ -112,6 +112,11 @@ type FetchRequest struct {
 	MaxWait       time.Duration // the longest wait
 	ReadCommitted bool          // records below the last stable offset only (KIP-98)
 	Partitions    []FetchPartition
+
+	// Admit is called at most once, when the wait is over and there are records to read, with
+	// the bytes that they have; nil admits all. If it returns fewer, they are the limit in the
+	// place of MaxBytes. False says that none may be read: the results have no records.
+	Admit func(bytes int) (limit int, ok bool)
 }
 
 // FetchResult is what became of one FetchPartition.

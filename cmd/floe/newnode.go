@@ -46,7 +46,7 @@ func newNode(s *settings.Settings, id identity, p parts) (node, error) {
 		Kafka:          kafkaSettings(s, p.objects.String()),
 		ProducerExpiry: s.ProducerIDExpiration,
 
-		RequestMemory:   int64(s.MemoryBudget - s.CacheSize),
+		RequestMemory:   int64(s.RequestMemory()),
 		CacheBytes:      int64(s.CacheSize),
 		MaxRequestBytes: int32(s.MaxRequestBytes),
 		MaxConnections:  s.MaxConnections,
@@ -73,6 +73,7 @@ func kafkaSettings(s *settings.Settings, store string) kafka.Settings {
 	k.MaxPartitions = int32(s.MaxPartitions)
 	k.ReplicationFactor = int16(s.DefaultReplicationFactor)
 	k.FetchMaxBytes = int(s.FetchMaxBytes)
+	k.FetchMemory = int64(s.FetchMemory())
 	k.StoreName = store
 	k.TopicDefaults = map[string]string{
 		"max.message.bytes": strconv.FormatInt(int64(s.MessageMaxBytes), 10),

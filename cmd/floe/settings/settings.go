@@ -100,6 +100,14 @@ type Settings struct {
 // budget; the garbage that a collection has not reached yet takes what is left.
 func (s *Settings) MemoryLimit() int64 { return int64(s.MemoryBudget) / 8 * 7 }
 
+// FetchMemory derives from the budget what records on their way to consumers may take: a
+// quarter. Smaller: answers to consumers that catch up are cut down sooner. Larger: less is
+// left for requests in flight.
+func (s *Settings) FetchMemory() Bytes { return s.MemoryBudget / 4 }
+
+// RequestMemory is what cache and answers leave of the budget for requests in flight.
+func (s *Settings) RequestMemory() Bytes { return s.MemoryBudget - s.CacheSize - s.FetchMemory() }
+
 // Value is a setting that differs from its default.
 type Value struct{ Name, Value, Source string }
 

@@ -268,14 +268,14 @@ var table = []Setting{
 
 	{
 		Name: "memory-budget", Group: "Limits", Default: "512MiB", Min: "64MiB", Max: "1TiB", Commands: serving,
-		Meaning: "bytes in flight and caches of an agent; the whole process is kept to it",
+		Meaning: "bytes in flight and caches of an agent, a quarter of them answers to consumers; the whole process is kept to it",
 		Why:     "Smaller: clients wait before a read of their next request. Larger: the machine must have it. Give about three quarters of the memory there is.",
 		field:   func(s *Settings) any { return &s.MemoryBudget },
 	},
 	{
 		Name: "cache-size", Group: "Limits", Default: "192MiB", Min: "1MiB", Max: "1TiB", Commands: serving,
 		Meaning: "part of memory-budget that holds blocks of the object store",
-		Why:     "Smaller: consumers that are minutes behind read the same blocks twice. Larger: less is left for requests in flight.",
+		Why:     "Smaller: consumers that are minutes behind read the same blocks twice. Larger: less is left for requests in flight, which have what this and the quarter for answers leave of memory-budget.",
 		field:   func(s *Settings) any { return &s.CacheSize },
 	},
 	{

@@ -160,21 +160,21 @@ func (s *Settings) checkAdmin() error {
 }
 
 func (s *Settings) checkSizes() error {
-	inFlight := s.MemoryBudget - s.CacheSize
+	inFlight := s.RequestMemory()
 	if inFlight < 32<<20 {
-		return s.wrong("cache-size", fmt.Sprintf("%s of the memory-budget of %s leave less than 32MiB for requests", s.CacheSize, s.MemoryBudget), "make it smaller, or the budget larger")
+		return s.wrong("cache-size", fmt.Sprintf("%s and a quarter for answers leave less than 32MiB of the memory-budget of %s for requests", s.CacheSize, s.MemoryBudget), "make it smaller, or the budget larger")
 	}
 	if s.MaxRequestBytes > inFlight {
-		return s.wrong("max-request-bytes", fmt.Sprintf("%s do not fit into what cache-size leaves of memory-budget, %s", s.MaxRequestBytes, inFlight), "make it smaller, or the budget larger")
+		return s.wrong("max-request-bytes", fmt.Sprintf("%s do not fit into what cache-size and a quarter for answers leave of memory-budget, %s", s.MaxRequestBytes, inFlight), "make it smaller, or the budget larger")
 	}
 	if s.MessageMaxBytes > s.MaxRequestBytes {
 		return s.wrong("message-max-bytes", fmt.Sprintf("%s are more than max-request-bytes, %s", s.MessageMaxBytes, s.MaxRequestBytes), "make it smaller, or requests larger")
 	}
 	if held := s.FlushSize * Bytes(s.UploadsInFlight+1); held > inFlight {
-		return s.wrong("flush-size", fmt.Sprintf("%d uploads of %s and the open flush do not fit into what cache-size leaves of memory-budget, %s", s.UploadsInFlight, s.FlushSize, inFlight), "make flushes smaller or fewer, or the budget larger")
+		return s.wrong("flush-size", fmt.Sprintf("%d uploads of %s and the open flush do not fit into what cache-size and a quarter for answers leave of memory-budget, %s", s.UploadsInFlight, s.FlushSize, inFlight), "make flushes smaller or fewer, or the budget larger")
 	}
-	if s.FetchMaxBytes > inFlight {
-		return s.wrong("fetch-max-bytes", fmt.Sprintf("%s do not fit into what cache-size leaves of memory-budget, %s", s.FetchMaxBytes, inFlight), "make it smaller, or the budget larger")
+	if s.FetchMaxBytes > s.FetchMemory() {
+		return s.wrong("fetch-max-bytes", fmt.Sprintf("%s do not fit into the quarter of memory-budget that answers may take, %s", s.FetchMaxBytes, s.FetchMemory()), "make it smaller, or the budget larger")
 	}
 	if s.NumPartitions > s.MaxPartitions {
 		return s.wrong("num-partitions", fmt.Sprintf("%d are more than max-partitions, %d", s.NumPartitions, s.MaxPartitions), "make it smaller, or max-partitions larger")
