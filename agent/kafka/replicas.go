@@ -50,22 +50,34 @@ func (v view) leader(shard tiering.ShardID) (node int32, epoch tiering.LeaderEpo
 	return node, epoch
 }
 
-// replicas returns what clients are told of a partition's replicas: the leader and, for
-// appearance's sake, as many further agents as the topic's replication factor asks for,
-// one of each other zone before any second one. Any agent can serve any partition, so all
+// replicas returns what clients are told of a partition's replicas: the leader, one agent
+// of each other zone, whatever the replication factor, so that consumers can be sent to
+// their own (KIP-392), and, for appearance's sake, further agents until there are as many
+// as the topic's replication factor says. Any agent can serve any partition, so all
 // are in sync. The list is shared.
 func (v view) replicas(t *catalogue.Topic, leader int32) []int32 {
 	i := v.index(leader)
 	if i < 0 {
 		return []int32{}
 	}
-	list := replicaList{leader, min(max(int(t.ReplicationFactor), 1), len(v.agents))}
+	list := replicaList{leader, min(max(int(t.ReplicationFactor), v.zones()), len(v.agents))}
 	nodes := v.lists[list]
 	if nodes == nil {
 		nodes = v.spread(i, list.count)
 		v.lists[list] = nodes
 	}
 	return nodes
+}
+
+// zones counts the zones that have agents; those without a zone count as one.
+func (v view) zones() int {
+	n := 0
+	for i := range v.agents {
+		if !slices.ContainsFunc(v.agents[:i], func(a Agent) bool { return a.Rack == v.agents[i].Rack }) {
+			n++
+		}
+	}
+	return n
 }
 
 // spread returns n agents, from the one at an index on, in as many zones as can be.

@@ -33,11 +33,11 @@ func testFranzConsume(t *testing.T, e *env) {
 		compare(t, "without sessions", franz{}.consumeWith(t, addrs, topic, 1, len(sent), kgo.DisableFetchSessions()), sent)
 	})
 	t.Run("rack", func(t *testing.T) {
-		franzRack(t, e, topic, id, true)
+		franzRack(t, e, topic, id)
 		single := topicName(t, "single")
 		createReplicated(t, addrs, single, 1, 1)
 		want := franz{}.produce(t, addrs, single, "none", samples(0))
-		franzRack(t, e, single, topicID(t, addrs[0], single), false)
+		franzRack(t, e, single, topicID(t, addrs[0], single))
 		for i := range addrs {
 			got := franz{}.consumeWith(t, addrs, single, 1, len(want), kgo.Rack(fmt.Sprintf("zone-%d", i)))
 			compare(t, "a topic of one replica", got, want)
@@ -117,9 +117,8 @@ func franzOffsets(t *testing.T, addrs []string, topic string, sent []record) {
 	}
 }
 
-// franzRack checks that the agent that leads sends a consumer to the agent of its zone, if
-// that is a replica.
-func franzRack(t *testing.T, e *env, topic string, id [16]byte, replicated bool) {
+// franzRack checks that the agent that leads sends a consumer to the agent of its zone.
+func franzRack(t *testing.T, e *env, topic string, id [16]byte) {
 	addrs := e.floe.Addrs()
 	meta, err := admin(t, addrs).Metadata(deadline(t), topic)
 	if err != nil {
@@ -139,7 +138,7 @@ func franzRack(t *testing.T, e *env, topic string, id [16]byte, replicated bool)
 			req.Rack = *b.Rack
 			p := ask(t, addr, req).Topics[0].Partitions[0]
 			want := int32(-1)
-			if replicated && byAddr[addr].NodeID == leader && b.NodeID != leader {
+			if byAddr[addr].NodeID == leader && b.NodeID != leader {
 				want = b.NodeID
 			}
 			if p.PreferredReadReplica != want || p.ErrorCode != 0 || (len(p.RecordBatches) > 0) != (want < 0) {
