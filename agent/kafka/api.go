@@ -93,7 +93,7 @@ func malformed() *protocol.Pending {
 
 // answer encodes a response.
 func answer(resp kmsg.Response) *protocol.Pending {
-	return protocol.Answer(protocol.Response{Buffers: net.Buffers{resp.AppendTo(nil)}})
+	return protocol.Answer(protocol.Response{Buffers: net.Buffers{resp.AppendTo(nil)}, ErrorCode: firstError(resp)})
 }
 
 // checkTable reports what is wrong with a table of APIs.
