@@ -13,9 +13,9 @@ import (
 // Kafka answer a producer that names the id it has (KIP-360): an idempotent producer
 // that lost track starts over with a new id.
 //
-// With a transactional id: UNSUPPORTED_VERSION. Transactions are not served, and clients
-// take this code for fatal and tell the application at once. COORDINATOR_NOT_AVAILABLE
-// would make them ask again for ever, and an authorization error would be a lie.
+// With a transactional id: UNSUPPORTED_VERSION. Transactions are not served; clients are
+// told before they come here, see FindCoordinator. Java takes this code for fatal and shows
+// it; librdkafka asks again until its timeout, as after all but authorization errors.
 //
 //   - v2: flexible; v3: current id and epoch (KIP-360); v4: PRODUCER_FENCED
 //   - v5: TRANSACTION_ABORTABLE (KIP-890). v6 is for two-phase commit (KIP-939)

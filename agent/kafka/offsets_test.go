@@ -144,14 +144,19 @@ func TestFindCoordinator(t *testing.T) {
 				}
 				return resp.Coordinators[1]
 			}
-			return kmsg.FindCoordinatorResponseCoordinator{ErrorCode: resp.ErrorCode, NodeID: resp.NodeID, Host: resp.Host, Port: resp.Port}
+			return kmsg.FindCoordinatorResponseCoordinator{ErrorCode: resp.ErrorCode, ErrorMessage: resp.ErrorMessage, NodeID: resp.NodeID, Host: resp.Host, Port: resp.Port}
 		}
-		for kind := int8(0); kind <= 1; kind++ {
-			if c := ask(kind); c.ErrorCode != 0 || c.NodeID != 2 || c.Host != "b.example" || c.Port != 9093 {
-				t.Errorf("v%d: kind %d: %+v", v, kind, c)
-			}
+		if c := ask(0); c.ErrorCode != 0 || c.NodeID != 2 || c.Host != "b.example" || c.Port != 9093 {
+			t.Errorf("v%d: group: %+v", v, c)
 		}
 		if v >= 1 { // v0 has no kinds
+			want := kerr.UnsupportedVersion.Code
+			if v < 3 {
+				want = kerr.TransactionalIDAuthorizationFailed.Code // librdkafka takes no other for an end
+			}
+			if c := ask(1); c.ErrorCode != want || c.NodeID != -1 || text(c.ErrorMessage) != "transactions are not supported by this release" {
+				t.Errorf("v%d: transactional id: %+v, %q", v, c, text(c.ErrorMessage))
+			}
 			if c := ask(2); c.ErrorCode != kerr.InvalidRequest.Code || c.NodeID != -1 {
 				t.Errorf("v%d: share group: %+v", v, c)
 			}
