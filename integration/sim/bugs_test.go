@@ -166,6 +166,11 @@ var bugs = []struct {
 			tune:         func(w *world) { w.shape.bumps, w.shape.think = true, time.Second },
 		}
 	}},
+	{"wait without a way out: an upload goes on although its context has ended", 100, []string{"liveness"}, func() plant {
+		return plant{wrapObjects: func(w *world, p *process, s objstore.Store) objstore.Store {
+			return &stuck{objectBug: objectBug{s}, rnd: w.rand("stuck " + p.name), never: make(chan struct{})}
+		}}
+	}},
 	{"corrupt bytes served: what was read is not verified", 300, []string{"corruption"}, func() plant {
 		return plant{wrapReader: func(w *world, p *process, inner kafka.Reader) kafka.Reader {
 			return &careless{Reader: inner, rnd: w.rand("careless " + p.name)}
@@ -370,6 +375,25 @@ func (s *shifter) Put(ctx context.Context, key string, body objstore.Body) error
 	s.mu.Unlock()
 	if shift && isSegment(key) {
 		body = append(objstore.Body{{0}}, body...)
+	}
+	return s.Store.Put(ctx, key, body)
+}
+
+// stuck never returns from some uploads.
+type stuck struct {
+	objectBug
+	never chan struct{}
+
+	mu  sync.Mutex
+	rnd *rand.Rand
+}
+
+func (s *stuck) Put(ctx context.Context, key string, body objstore.Body) error {
+	s.mu.Lock()
+	hang := s.rnd.IntN(20) == 0
+	s.mu.Unlock()
+	if hang {
+		<-s.never
 	}
 	return s.Store.Put(ctx, key, body)
 }

@@ -105,21 +105,17 @@ func (n *node) running() *process {
 	return n.current
 }
 
-// serving returns the current process if clients can be served by it.
+// serving returns the current process if clients can reach it.
 func (n *node) serving() *process {
 	p := n.running()
-	if p == nil || !p.isReady() {
+	if p == nil || p.gate.isDead() {
 		return nil
 	}
-	return p
-}
-
-func (p *process) isReady() bool {
 	select {
-	case <-p.agent.Ready():
-		return !p.gate.isDead()
+	case <-p.agent.Serving():
+		return p
 	default:
-		return false
+		return nil
 	}
 }
 

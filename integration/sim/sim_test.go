@@ -39,12 +39,22 @@ type result struct {
 
 // runSeed runs one seed in a bubble of its own.
 func runSeed(t *testing.T, seed uint64, p plant) (res result) {
-	synctest.Test(t, func(*testing.T) { res = simulate(seed, p) })
-	return res
+	var w *world
+	defer func() {
+		// A bubble that does not come to its end panics: goroutines wait for each other.
+		if e := recover(); e != nil {
+			w.fail("liveness", nil, "%v\n%s", e, stacks())
+			res = w.result()
+		}
+	}()
+	synctest.Test(t, func(*testing.T) {
+		w = newWorld(seed, p)
+		w.simulate()
+	})
+	return w.result()
 }
 
-func simulate(seed uint64, p plant) result {
-	w := newWorld(seed, p)
+func (w *world) simulate() {
 	w.audit = newAuditor(w)
 	for _, n := range w.nodes {
 		n.start()
@@ -55,7 +65,6 @@ func simulate(seed uint64, p plant) result {
 		w.play()
 	}
 	w.tearDown()
-	return w.result()
 }
 
 // play lets clients and nemesis work, heals, and checks.
