@@ -153,8 +153,9 @@ type Event struct {
 
 // WatchBatch is what a watch delivers: changes in revision order, all changes of one
 // revision in one batch. With this batch, every matching change up to and including
-// Revision has been delivered; a batch without events (progress) only moves Revision.
-// Err, if set, is the last that the watch delivers. Values are shared: do not modify them.
+// Revision has been delivered; a batch without events (progress) only moves Revision. Not
+// every store tells of progress: a watch of keys that rest may never reach the store's
+// revision. Err, if set, is the last that the watch delivers. Values are shared: do not modify them.
 type WatchBatch struct {
 	Events   []Event
 	Revision int64

@@ -35,7 +35,7 @@ type Client struct {
 	mu      sync.Mutex
 	closed  bool
 	watches map[*watch]struct{}
-	wg      sync.WaitGroup // watches and the request for progress; added to under mu
+	wg      sync.WaitGroup // watches; added to under mu
 	done    chan struct{}  // closed by Close
 }
 
@@ -43,7 +43,6 @@ var _ metadata.Store = (*Client)(nil)
 
 func newClient(c *clientv3.Client) *Client {
 	client := &Client{etcd: c, watches: make(map[*watch]struct{}), done: make(chan struct{})}
-	client.wg.Go(client.requestProgress)
 	return client
 }
 

@@ -250,7 +250,7 @@ func TestOpenLogin(t *testing.T) {
 	if err := errors.Join(addErr, grantErr, enableErr); err != nil {
 		t.Fatal(err)
 	}
-	cfg := etcd.Config{Endpoints: []string{server.Endpoint()}, Username: "root", Password: "secret"}
+	cfg := etcd.Config{Endpoints: []string{server.Endpoint()}, Username: "root", Password: "secret", DialTimeout: time.Minute} // bcrypt is slow
 	store, err := etcd.Open(ctx, cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -76,7 +76,6 @@ var cases = []struct {
 	{"WatchRevisionInOneBatch", 1, testWatchRevisionInOneBatch},
 	{"WatchLargeHistory", 1, testWatchLargeHistory},
 	{"WatchConcurrent", 3, testWatchConcurrent},
-	{"WatchProgress", 1, testWatchProgress},
 	{"WatchCompacted", 1, testWatchCompacted},
 	{"WatchEnds", 1, testWatchEnds},
 	{"LeaseExpires", 1, testLeaseExpires},

@@ -176,17 +176,6 @@ func testWatchConcurrent(e *env) {
 	}
 }
 
-// testWatchProgress checks that the revision of a watch without events moves on.
-func testWatchProgress(e *env) {
-	w := e.watch(e.key("in/"), e.revision()+1)
-	last := e.put(e.key("out"), "1")
-	e.wantEvents(w.until(last))
-	last = e.put(e.key("in/a"), "2")
-	e.wantEvents(w.until(last), "in/a=2")
-	last = e.put(e.key("out"), "3")
-	e.wantEvents(w.until(last))
-}
-
 func testWatchCompacted(e *env) {
 	first := e.put(e.key("a"), "1")
 	e.put(e.key("a"), "2")
