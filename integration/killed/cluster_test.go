@@ -48,6 +48,7 @@ type cluster struct {
 type figures struct {
 	fired     int
 	takeovers []time.Duration // for each partition of an agent that is gone, until another acknowledges
+	moved     []time.Duration // for each partition of an agent that hangs: the clients' own time limits are in it
 	recovered []time.Duration // until all partitions acknowledge again
 	slowest   time.Duration   // acknowledgement meanwhile
 	torn      int64           // requests without an answer
@@ -208,7 +209,7 @@ func (f *figures) String() string {
 	for _, m := range []struct {
 		name  string
 		times []time.Duration
-	}{{"takeover", f.takeovers}, {"recovery", f.recovered}} {
+	}{{"takeover", f.takeovers}, {"clients elsewhere", f.moved}, {"recovery", f.recovered}} {
 		if n := len(m.times); n > 0 {
 			slices.Sort(m.times)
 			s += fmt.Sprintf(", %s median %v max %v (of %d)", m.name, round(m.times[n/2]), round(m.times[n-1]), n)

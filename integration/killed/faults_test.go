@@ -78,7 +78,7 @@ func pauseAgent(c *cluster, got *figures) {
 	since := time.Now()
 	c.floe.Pause(victim)
 	_, all := c.await(since, led)
-	got.takeovers = append(got.takeovers, all...)
+	got.moved = append(got.moved, all...)
 	c.hold(time.Until(since.Add(2 * lease)))
 	woken := time.Now()
 	c.floe.Continue(victim)
