@@ -130,7 +130,8 @@ type Agent struct {
 
 	carrier carrier
 
-	current  atomic.Pointer[life]
+	current  atomic.Pointer[life] // nil while batches are refused
+	refused  chan struct{}        // a batch was; capacity 1
 	serving  chan struct{}
 	ready    chan struct{}
 	draining atomic.Bool
@@ -145,7 +146,7 @@ func New(cfg Config, parts Parts) (*Agent, error) {
 	a := &Agent{
 		cfg: cfg, parts: parts, keys: metadata.NewKeys(cfg.Cluster),
 		metrics: newMetrics(parts.Registry), budget: protocol.NewBudget(cfg.RequestMemory), control: protocol.NewBudget(controlMemory), cache: c,
-		serving: make(chan struct{}), ready: make(chan struct{}),
+		serving: make(chan struct{}), ready: make(chan struct{}), refused: make(chan struct{}, 1),
 	}
 	registerState(parts.Registry, c, a.budget)
 	return a, nil
@@ -330,7 +331,7 @@ func (a *Agent) assemble(c catalogue.Cluster) error {
 	a.ports = kafka.Parts{
 		Topics: a.catalogue, Changes: a.catalogue,
 		Cluster:     &cluster{self: &a.node, cluster: c, set: a.set, agents: a.agents},
-		Producer:    &producer{set: a.set, current: &a.current},
+		Producer:    &producer{set: a.set, current: &a.current, refused: a.refused},
 		Reader:      reader{a.reader},
 		Offsets:     offsets{r: a.reader, set: a.set},
 		Records:     trimmer{set: a.set},

@@ -44,7 +44,11 @@ func (c *cluster) Agents() []kafka.Agent {
 		return k.list
 	}
 	k := &knownAgents{revision: view.Revision()}
+	stay := len(view.NodeIDs()) > 0 // otherwise those that leave are all there is
 	for _, a := range view.All() {
+		if a.Leaving && stay {
+			continue
+		}
 		host, port, err := net.SplitHostPort(a.Address)
 		n, perr := strconv.ParseInt(port, 10, 32)
 		if err != nil || perr != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -121,9 +122,10 @@ func (a *Agent) endSession(l *life) {
 	}
 }
 
-// drain finishes what clients asked for, hands leadership over and ends the session, in
-// this order, so that no request fails and no other agent has to wait for a lease. Clients
-// that take their answers slowly may use half of the time, no more.
+// drain sends producers to other agents, where there are any, finishes what clients asked
+// for, hands leadership over and ends the session, so that no request fails or is left
+// without an answer, and no other agent has to wait for a lease. Each step has its own
+// time: clients that take their answers slowly cannot use up that of the others.
 func (a *Agent) drain(l *life, endDuties func()) {
 	a.parts.Log.Info("draining", "timeout", a.cfg.DrainTimeout)
 	a.setDraining()
@@ -136,11 +138,14 @@ func (a *Agent) drain(l *life, endDuties func()) {
 			errs = append(errs, fmt.Errorf("%s: %w", what, err))
 		}
 	}
+	endDuties()
+	if a.others(l) {
+		step("sending clients elsewhere", a.cfg.DrainTimeout/4, func(ctx context.Context) error { return a.sendAway(ctx, l) })
+	}
 	if a.server != nil {
-		step("closing connections", a.cfg.DrainTimeout/2, a.server.Shutdown)
+		step("closing connections", a.cfg.DrainTimeout/4, a.server.Shutdown)
 	}
 	step("finishing batches", a.cfg.DrainTimeout/4, l.pipeline.Close)
-	endDuties()
 	step("handing over", a.cfg.DrainTimeout/4, func(ctx context.Context) error {
 		l.leadership.releaseAll(ctx)
 		if a.peerServer != nil {
@@ -151,6 +156,38 @@ func (a *Agent) drain(l *life, endDuties func()) {
 	step("ending the session", abandonAfter, l.session.Close)
 	if err := errors.Join(errs...); err != nil {
 		a.parts.Log.Warn("draining was not complete", "err", err)
+	}
+}
+
+// others reports whether other agents can take over.
+func (a *Agent) others(l *life) bool {
+	return slices.ContainsFunc(a.agents.View().NodeIDs(), func(id membership.NodeID) bool { return id != l.session.NodeID() })
+}
+
+// quietBefore is how long no producer may have come before connections are closed: longer
+// than a producer waits for new metadata after NOT_LEADER_OR_FOLLOWER, which sends it away.
+const quietBefore = 500 * time.Millisecond
+
+// sendAway hands leadership over and refuses batches from now on, so that producers learn
+// from metadata where to go; it returns when none comes any more. A connection that was
+// closed under a producer's hands would leave it without an answer to what it had sent.
+func (a *Agent) sendAway(ctx context.Context, l *life) error {
+	if err := l.session.Leave(ctx); err != nil {
+		return err
+	}
+	l.leadership.releaseAll(ctx)
+	a.current.CompareAndSwap(l, nil)
+	quiet := time.NewTimer(quietBefore)
+	defer quiet.Stop()
+	for {
+		select {
+		case <-a.refused:
+			quiet.Reset(quietBefore)
+		case <-quiet.C:
+			return nil
+		case <-ctx.Done():
+			return nil // they have had their time; what is in flight is finished all the same
+		}
 	}
 }
 

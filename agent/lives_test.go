@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/floelog/floe/agent"
@@ -427,5 +428,43 @@ func TestTheCacheDoesNotKeepFrames(t *testing.T) {
 			t.Errorf("a cache of 8 MiB holds %d MiB of frames", grown>>20)
 		}
 		c.end(a)
+	})
+}
+
+func TestAnAgentThatLeavesSendsProducersElsewhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		a, b := c.start("a", 1, c.objects), c.start("b", 2, c.objects)
+		c.ready(a)
+		c.ready(b)
+		topic := c.topic(a, "x")
+		time.Sleep(time.Second) // shards have moved
+		a.stop()
+		time.Sleep(100 * time.Millisecond)
+		for id := range tiering.ShardID(numShards) {
+			if node, _ := b.Ports().Cluster.Leader(id); node != 2 {
+				t.Errorf("shard %d is led by agent %d while agent 1 leaves", id, node)
+			}
+		}
+		for _, n := range []*node{a, b} {
+			if agents := n.Ports().Cluster.Agents(); len(agents) != 1 || agents[0].NodeID != 2 {
+				t.Errorf("clients are told of %v, want agent 2 alone", agents)
+			}
+		}
+		refused, done := c.send(a, topic, 0)
+		<-done
+		if refused.Code != kerr.NotLeaderForPartition.Code {
+			t.Errorf("the agent that leaves answers a producer with code %d, want NOT_LEADER_OR_FOLLOWER", refused.Code)
+		}
+		kept, done := c.send(b, topic, 0)
+		<-done
+		if kept.Code != 0 {
+			t.Errorf("the other agent answers with code %d", kept.Code)
+		}
+		<-a.ended
+		if a.err != nil {
+			t.Error("draining:", a.err)
+		}
+		c.end(b)
 	})
 }

@@ -30,6 +30,7 @@ const syncTimeout = 10 * time.Second
 type producer struct {
 	set     *journal.Set
 	current *atomic.Pointer[life]
+	refused chan<- struct{} // told, if it has room, when batches are refused
 }
 
 // Append implements kafka.Producer.
@@ -51,7 +52,11 @@ func (p *producer) Append(batches []*kafka.AppendBatch, done func()) {
 	}
 	l := p.current.Load()
 	if l == nil {
-		// Between two sessions: nothing was taken, the client tries again.
+		// Between two sessions, or leaving: nothing was taken, the client tries again.
+		select {
+		case p.refused <- struct{}{}:
+		default:
+		}
 		for i := range store {
 			store[i].Code, store[i].Base = kerr.NotLeaderForPartition.Code, -1
 		}

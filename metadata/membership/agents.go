@@ -77,11 +77,14 @@ func (v AgentsView) Agent(node NodeID) (Agent, bool) {
 	return v.v.State[i], true
 }
 
-// NodeIDs returns the node ids in ascending order, as Place takes them.
+// NodeIDs returns the node ids in ascending order, as Place takes them, without those of
+// agents that are leaving.
 func (v AgentsView) NodeIDs() []NodeID {
-	ids := make([]NodeID, len(v.v.State))
-	for i, a := range v.v.State {
-		ids[i] = a.NodeID
+	ids := make([]NodeID, 0, len(v.v.State))
+	for _, a := range v.v.State {
+		if !a.Leaving {
+			ids = append(ids, a.NodeID)
+		}
 	}
 	return ids
 }

@@ -39,6 +39,7 @@ type Agent struct {
 	Version    string // of floe
 	Roles      []string
 	TTL        time.Duration // of its lease
+	Leaving    bool          // it drains: it gets no shards, and clients are not sent to it
 }
 
 // recordVersion is the version of both values below. A value of another version is not
@@ -55,6 +56,7 @@ type agentValue struct {
 	Release    string   `json:"release,omitempty"`
 	Roles      []string `json:"roles,omitempty"`
 	TTLMs      int64    `json:"ttl_ms"`
+	Leaving    bool     `json:"leaving,omitempty"`
 }
 
 // sessionValue is the value of a session's key, in JSON.
@@ -66,7 +68,7 @@ type sessionValue struct {
 
 func (a Agent) encode() ([]byte, error) {
 	v, err := json.Marshal(agentValue{recordVersion, a.Session.String(), a.Address, a.RPCAddress, a.Zone,
-		a.Version, a.Roles, a.TTL.Milliseconds()})
+		a.Version, a.Roles, a.TTL.Milliseconds(), a.Leaving})
 	if err != nil {
 		return nil, fmt.Errorf("encoding the registration of agent %d: %w", a.NodeID, err)
 	}
@@ -88,7 +90,7 @@ func decodeAgent(key string, value []byte) (Agent, error) {
 		return Agent{}, fmt.Errorf("registration of agent %d: %w", node, err)
 	}
 	return Agent{NodeID(node), session, v.Address, v.RPCAddress, v.Zone, v.Release, v.Roles,
-		time.Duration(min(max(v.TTLMs, 0), int64(maxTTL/time.Millisecond))) * time.Millisecond}, nil
+		time.Duration(min(max(v.TTLMs, 0), int64(maxTTL/time.Millisecond))) * time.Millisecond, v.Leaving}, nil
 }
 
 // decodeRecord reads a value of this version. Fields that it does not know are passed

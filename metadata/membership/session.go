@@ -165,6 +165,35 @@ func (s *Session) Err() error {
 	}
 }
 
+// Leave tells everybody that this agent is about to end, while the session lives on: it
+// gets no shards any more, and clients are sent elsewhere. Leaving twice is no error.
+func (s *Session) Leave(ctx context.Context) error {
+	before := s.agent
+	after := before
+	after.Leaving = true
+	old, err := before.encode()
+	if err != nil {
+		return err
+	}
+	value, err := after.encode()
+	if err != nil {
+		return err
+	}
+	key := s.keys.Agent(int32(s.agent.NodeID))
+	res, _, err := retry.Txn(ctx, s.store, s.pacer, metadata.Txn{
+		If:   []metadata.Condition{metadata.Equals(key, old)},
+		Then: []metadata.Op{metadata.PutLeased(key, value, s.lease)},
+		Else: []string{key},
+	})
+	switch {
+	case err != nil:
+		return fmt.Errorf("leaving as agent %d: %w", s.agent.NodeID, err)
+	case !res.Succeeded && string(res.Else[0].Value) != string(value):
+		return fmt.Errorf("leaving as agent %d: %w: its registration is gone", s.agent.NodeID, metadata.ErrConflict)
+	}
+	return nil
+}
+
 // Close ends the session at once: nothing must hang on it any more. It may be called
 // more than once. An error means that the lease ends by itself, later.
 func (s *Session) Close(ctx context.Context) error {
