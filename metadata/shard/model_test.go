@@ -98,7 +98,7 @@ func (m *reference) decide(tp tiering.TopicPartition, number uint32, epoch tieri
 			p.producers[b.ProducerID] = pr
 		}
 		pr.last = append(pr.last, [3]int64{int64(b.FirstSeq), sequenceAfter(b.FirstSeq, b.Count-1), base})
-		pr.last = pr.last[max(0, len(pr.last)-5):]
+		pr.last = pr.last[max(0, len(pr.last)-10):]
 		pr.updated = max(pr.updated, now)
 	}
 	return shard.Outcome{Code: shard.OK, Base: tiering.Offset(base)}

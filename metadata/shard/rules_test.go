@@ -93,9 +93,10 @@ func TestSequenceNumbers(t *testing.T) {
 		{"the fifth batch back is remembered", []shard.Batch{
 			idempotent(1, 0, 0, 1), idempotent(1, 0, 1, 1), idempotent(1, 0, 2, 1), idempotent(1, 0, 3, 1), idempotent(1, 0, 4, 1), idempotent(1, 0, 0, 1),
 		}, []shard.Outcome{ok(0), ok(1), ok(2), ok(3), ok(4), ok(0)}},
-		{"the sixth batch back is forgotten", []shard.Batch{
-			idempotent(1, 0, 0, 1), idempotent(1, 0, 1, 1), idempotent(1, 0, 2, 1), idempotent(1, 0, 3, 1), idempotent(1, 0, 4, 1), idempotent(1, 0, 5, 1), idempotent(1, 0, 0, 1),
-		}, []shard.Outcome{ok(0), ok(1), ok(2), ok(3), ok(4), ok(5), gap}},
+		{"the eleventh batch back is forgotten, the tenth is not", []shard.Batch{
+			idempotent(1, 0, 0, 1), idempotent(1, 0, 1, 1), idempotent(1, 0, 2, 1), idempotent(1, 0, 3, 1), idempotent(1, 0, 4, 1), idempotent(1, 0, 5, 1),
+			idempotent(1, 0, 6, 1), idempotent(1, 0, 7, 1), idempotent(1, 0, 8, 1), idempotent(1, 0, 9, 1), idempotent(1, 0, 10, 1), idempotent(1, 0, 0, 1), idempotent(1, 0, 1, 1),
+		}, []shard.Outcome{ok(0), ok(1), ok(2), ok(3), ok(4), ok(5), ok(6), ok(7), ok(8), ok(9), ok(10), gap, ok(1)}},
 		{"an older epoch is refused, even for a duplicate", []shard.Batch{idempotent(1, 0, 0, 1), idempotent(1, 1, 0, 1), idempotent(1, 0, 0, 1)}, []shard.Outcome{ok(0), ok(1), fenced}},
 		{"a new epoch must start at 0", []shard.Batch{idempotent(1, 0, 0, 1), idempotent(1, 1, 1, 1)}, []shard.Outcome{ok(0), gap}},
 		{"a refused new epoch does not fence the old one", []shard.Batch{idempotent(1, 0, 0, 1), idempotent(1, 1, 1, 1), idempotent(1, 0, 1, 1)}, []shard.Outcome{ok(0), gap, ok(1)}},

@@ -29,9 +29,11 @@ import (
 var ErrCorrupt = errors.New("shard data corrupt")
 
 // maxProducerBatches is how many of an idempotent producer's last batches are
-// remembered per partition: the most that its client may have in flight (Kafka's
-// ProducerStateEntry.NUM_BATCHES_TO_RETAIN).
-const maxProducerBatches = 5
+// remembered per partition. Kafka remembers as many as its client may have in flight, 5
+// (ProducerStateEntry.NUM_BATCHES_TO_RETAIN). Twice as many, since any agent takes any batch:
+// those of a connection that the client has given up may still be committed, through
+// another agent, between a batch and its repetition. More would only cost memory.
+const maxProducerBatches = 10
 
 // State is the whole state of one shard as of journal record Seq.
 type State struct {
