@@ -71,8 +71,12 @@ func serve(ctx context.Context, p process, s *settings.Settings, log *slog.Logge
 	return runMembers(ctx, log, members, ready)
 }
 
-// limitMemory sets the runtime's soft limit from the budgets, unless GOMEMLIMIT is set.
+// limitMemory sets the runtime's soft limit from the budgets, unless GOMEMLIMIT is set. A
+// store in memory is outside of them, and would keep the collector busy beyond the limit.
 func limitMemory(p process, s *settings.Settings) {
+	if strings.HasPrefix(s.Store, "memory:") {
+		return
+	}
 	for _, kv := range p.environ {
 		if strings.HasPrefix(kv, "GOMEMLIMIT=") {
 			return
