@@ -43,8 +43,8 @@ func FuzzCheckKey(f *testing.F) {
 			}
 			return
 		}
-		if path.Join("/root", key) != "/root/"+key {
-			t.Errorf("%q means %q below a directory", key, path.Join("/root", key))
+		if path.Join("/store", key) != "/store/"+key {
+			t.Errorf("%q means %q below a directory", key, path.Join("/store", key))
 		}
 		for i := range len(key) {
 			if err := objstore.CheckPrefix(key[:i]); err != nil {
