@@ -168,15 +168,20 @@ func (a *Agent) others(l *life) bool {
 // than a producer waits for new metadata after NOT_LEADER_OR_FOLLOWER, which sends it away.
 const quietBefore = 500 * time.Millisecond
 
-// sendAway hands leadership over and refuses batches from now on, so that producers learn
-// from metadata where to go; it returns when none comes any more. A connection that was
+// sendAway refuses batches from now on, so that producers learn from metadata where to go,
+// and hands leadership over; it returns when none comes any more. A connection that was
 // closed under a producer's hands would leave it without an answer to what it had sent.
 func (a *Agent) sendAway(ctx context.Context, l *life) error {
 	if err := l.session.Leave(ctx); err != nil {
 		return err
 	}
-	l.leadership.releaseAll(ctx)
 	a.current.CompareAndSwap(l, nil)
+	// What was taken is finished while the leaders that it needs are still here: if all agents
+	// leave at once, nobody takes the shards.
+	if err := l.pipeline.Close(ctx); err != nil {
+		return err
+	}
+	l.leadership.releaseAll(ctx)
 	quiet := time.NewTimer(quietBefore)
 	defer quiet.Stop()
 	for {
