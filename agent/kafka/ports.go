@@ -19,6 +19,9 @@ type Parts struct {
 	Offsets     Offsets
 	Records     Records
 	ProducerIDs ProducerIDs
+
+	Groups       Groups
+	Transactions Transactions
 }
 
 // Topics looks topics up. A catalogue.Catalogue is one.
@@ -187,8 +190,16 @@ type EpochAnswer struct {
 type Offsets interface {
 	List(ctx context.Context, queries []OffsetQuery) []OffsetAnswer
 	EpochEnds(ctx context.Context, queries []EpochQuery) []EpochAnswer
+	// Producers returns what is known of the producers of partitions (KIP-664).
+	Producers(ctx context.Context, partitions []Partition) []ProducersAnswer
 	// Sizes returns the stored bytes of partitions, -1 where they are not known.
 	Sizes(ctx context.Context, partitions []Partition) []int64
+}
+
+// ProducersAnswer is what is known of a partition's producers.
+type ProducersAnswer struct {
+	Code      int16
+	Producers []shard.ProducerState
 }
 
 // TrimQuery asks to delete the records before Offset; -1 stands for the high watermark.
