@@ -68,6 +68,20 @@ func ShardOf(first ShardID, p int32, shards uint32) ShardID {
 	return ShardID((uint32(first) + uint32(p)) % shards)
 }
 
+// ShardOfName returns the shard whose leader coordinates the consumer group, or the
+// transactional id, of the given name. It is part of how a cluster's state is laid out:
+// never change it.
+func ShardOfName(name string, shards uint32) ShardID {
+	h := uint32(2166136261) // FNV-1a, its bits mixed once more for small numbers of shards
+	for i := range len(name) {
+		h = (h ^ uint32(name[i])) * 16777619
+	}
+	h ^= h >> 16
+	h *= 0x85ebca6b
+	h ^= h >> 13
+	return ShardID(h % shards)
+}
+
 // SessionID is drawn afresh at every start of an agent, so that nothing it wrote can
 // be mistaken for the work of another life of the same agent.
 type SessionID [16]byte

@@ -28,19 +28,6 @@ const (
 	coordinatorOfTxn   = 1
 )
 
-// CoordinatorShard returns the shard of a consumer group's or a transactional id's
-// coordinator. It is part of how a cluster's state is laid out: never change it.
-func CoordinatorShard(key string, shards uint32) tiering.ShardID {
-	h := uint32(2166136261) // FNV-1a, its bits mixed once more for small numbers of shards
-	for i := range len(key) {
-		h = (h ^ uint32(key[i])) * 16777619
-	}
-	h ^= h >> 16
-	h *= 0x85ebca6b
-	h ^= h >> 13
-	return tiering.ShardID(h % shards)
-}
-
 func (h *Handler) findCoordinator(_ context.Context, req *kmsg.FindCoordinatorRequest) kmsg.Response {
 	resp := req.ResponseKind().(*kmsg.FindCoordinatorResponse)
 	v := h.view()
@@ -72,7 +59,7 @@ func (v view) coordinator(version int16, key string, kind int8) kmsg.FindCoordin
 		c.ErrorMessage = kmsg.StringPtr("the coordinators served are those of groups (0)")
 		return c
 	}
-	node, _ := v.leader(CoordinatorShard(key, v.h.Cluster.Shards()))
+	node, _ := v.leader(tiering.ShardOfName(key, v.h.Cluster.Shards()))
 	i := v.index(node)
 	if i < 0 {
 		c.ErrorCode = kerr.CoordinatorNotAvailable.Code

@@ -15,6 +15,7 @@ import (
 	"github.com/floelog/floe/metadata"
 	"github.com/floelog/floe/metadata/catalogue"
 	"github.com/floelog/floe/metadata/memory"
+	"github.com/floelog/floe/metadata/shard"
 	"github.com/floelog/floe/protocol"
 	"github.com/floelog/floe/tiering"
 )
@@ -254,6 +255,16 @@ func (o *offsets) EpochEnds(_ context.Context, qs []kafka.EpochQuery) []kafka.Ep
 	out := make([]kafka.EpochAnswer, len(qs))
 	for i, q := range qs {
 		out[i] = kafka.EpochAnswer{Epoch: q.Epoch - 1, End: 77}
+	}
+	return out
+}
+
+// Producers names the partition by the producer's id.
+func (o *offsets) Producers(_ context.Context, ps []kafka.Partition) []kafka.ProducersAnswer {
+	out := make([]kafka.ProducersAnswer, len(ps))
+	for i, p := range ps {
+		out[i].Producers = []shard.ProducerState{{ProducerID: 500 + int64(p.TopicPartition.Partition), Epoch: 3, LastSeq: 7,
+			Updated: 1234, Coordinator: -1, OpenSince: 99}}
 	}
 	return out
 }

@@ -131,7 +131,7 @@ func TestDeleteRecords(t *testing.T) {
 
 func TestFindCoordinator(t *testing.T) {
 	w := newWorld(t)
-	w.cluster.leaders[kafka.CoordinatorShard("g", 4)] = 2
+	w.cluster.leaders[tiering.ShardOfName("g", 4)] = 2
 	versions(w, 10, func(v int16) {
 		req := kmsg.NewPtrFindCoordinatorRequest()
 		req.Version, req.CoordinatorKey, req.CoordinatorKeys = v, "g", []string{"g", "g"}
@@ -173,13 +173,13 @@ func TestFindCoordinator(t *testing.T) {
 // The layout of a cluster's state depends on these shards.
 func TestCoordinatorShardsNeverChange(t *testing.T) {
 	for key, want := range map[string]int{"": 1, "group-1": 14, "my-transactional-id": 46} {
-		if got := kafka.CoordinatorShard(key, 64); int(got) != want {
+		if got := tiering.ShardOfName(key, 64); int(got) != want {
 			t.Errorf("%q: shard %d, want %d", key, got, want)
 		}
 	}
 	var hits [64]int
 	for i := range 6400 {
-		hits[kafka.CoordinatorShard("group-"+string(rune('a'+i%26))+string(rune('0'+i/26%10))+string(rune('A'+i/260)), 64)]++
+		hits[tiering.ShardOfName("group-"+string(rune('a'+i%26))+string(rune('0'+i/26%10))+string(rune('A'+i/260)), 64)]++
 	}
 	for s, n := range hits {
 		if n == 0 || n > 200 {
