@@ -84,6 +84,11 @@ const (
 	// Java producer sends 5, librdkafka up to 1,000,000 but gains nothing beyond what
 	// covers an upload's time; each one holds its frame.
 	MaxInFlight = 64
+	// firstAnswerGrace is how long a connection without any answer may go on during a
+	// shutdown. Less cuts off clients whose first request is on its way: after ApiVersions
+	// it takes three round trips, of 300 ms over the longest links. More only delays the
+	// shutdown, for connections that are opened and never used.
+	firstAnswerGrace = time.Second
 	// readBuffer holds the heads of frames. Smaller means more system calls for small
 	// requests, larger only costs idle connections memory: bodies bypass it.
 	readBuffer = 4 << 10

@@ -21,6 +21,8 @@ type Conn struct {
 	cancel    context.CancelFunc // ends the connection
 	stopRead  context.CancelFunc // ends reading: what is in flight is still answered
 	handshook atomic.Bool
+	answered  atomic.Bool // a request beyond the handshake's
+	draining  atomic.Bool // reading ends with the first answer, if not before
 
 	// guards the following
 	mu                sync.Mutex
@@ -67,8 +69,28 @@ func (c *Conn) HandshakeDone() { c.handshook.Store(true) }
 // Close ends the connection at once; answers in flight are lost.
 func (c *Conn) Close() { c.end(ReasonHandler) }
 
-// drain stops reading requests. Those read already are answered.
+// drain makes the connection end soon: at once, or when it has had its first answer.
+// Clients take a connection that ends without any for a wrong port or a login that
+// failed, and some give up what they had to send (franz-go's ErrFirstReadEOF). Whoever
+// drains calls stopReading after firstAnswerGrace.
 func (c *Conn) drain() {
+	c.draining.Store(true)
+	if c.answered.Load() {
+		c.stopReading()
+	}
+}
+
+// answeredFirst notes that the client has an answer. drain looks the other way round, so
+// that one of the two sees what the other has done.
+func (c *Conn) answeredFirst() {
+	c.answered.Store(true)
+	if c.draining.Load() {
+		c.stopReading()
+	}
+}
+
+// stopReading ends the reading of requests. Those read already are answered.
+func (c *Conn) stopReading() {
 	c.note(ReasonShutdown)
 	c.stopRead()
 	// Unblocks a read under way. If the socket is closed already, so much the better.
@@ -177,7 +199,7 @@ func (r *reader) await(readCtx context.Context) *closing {
 		if err := r.frames.deadline(r.cfg.IdleTimeout); err != nil {
 			return readFailure(err)
 		}
-		// drain ends readCtx first and the deadline second: one of the two is seen.
+		// stopReading ends readCtx first and the deadline second: one of the two is seen.
 		if readCtx.Err() != nil {
 			return &closing{reason: ReasonShutdown}
 		}

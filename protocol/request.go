@@ -14,8 +14,16 @@ import (
 const (
 	keyProduce            = 0
 	keyControlledShutdown = 7
+	keySASLHandshake      = 17
 	keyApiVersions        = 18
+	keySASLAuthenticate   = 36
 )
+
+// ofHandshake reports whether clients send a request to get to know an agent, before
+// those that they connected for.
+func ofHandshake(key int16) bool {
+	return key == keyApiVersions || key == keySASLHandshake || key == keySASLAuthenticate
+}
 
 const (
 	// minFrame is the shortest request: key, version, correlation id.

@@ -92,7 +92,8 @@ func (s *Server) start(ctx context.Context, nc net.Conn, running *sync.WaitGroup
 	readCtx, stopRead := context.WithCancel(ctx)
 	c := &Conn{srv: s, nc: nc, cancel: cancel, stopRead: stopRead}
 	host := hostOf(nc)
-	if !s.admit(c, host) {
+	admitted, draining := s.admit(c, host)
+	if !admitted {
 		cancel()
 		nc.Close()
 		if s.cfg.Observer != nil {
@@ -102,6 +103,9 @@ func (s *Server) start(ctx context.Context, nc net.Conn, running *sync.WaitGroup
 	}
 	if s.cfg.Observer != nil {
 		s.cfg.Observer.ConnOpened(s.cfg.Name)
+	}
+	if draining {
+		c.drain()
 	}
 	running.Go(func() {
 		defer cancel()
@@ -121,16 +125,17 @@ func hostOf(nc net.Conn) string {
 	return addr
 }
 
-// admit counts a connection in, unless a limit or a shutdown forbids it.
-func (s *Server) admit(c *Conn, host string) bool {
+// admit counts a connection in, unless a limit forbids it. One that was accepted while
+// a shutdown began is drained like those before it: Shutdown may not have seen it.
+func (s *Server) admit(c *Conn, host string) (admitted, draining bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.draining || len(s.conns) >= s.cfg.MaxConns || s.hosts[host] >= s.cfg.MaxConnsPerHost {
-		return false
+	if len(s.conns) >= s.cfg.MaxConns || s.hosts[host] >= s.cfg.MaxConnsPerHost {
+		return false, false
 	}
 	s.conns[c] = struct{}{}
 	s.hosts[host]++
-	return true
+	return true, s.draining
 }
 
 func (s *Server) forget(c *Conn, host string) {
@@ -171,9 +176,10 @@ func (s *Server) open() []*Conn {
 }
 
 // Shutdown stops accepting and reading, lets the requests in flight be answered, and
-// waits for Serve to end. If ctx ends first, the connections are closed at once and
-// ctx's error is returned: then Serve still waits for the handlers to resolve what they
-// hold.
+// waits for Serve to end. A connection that has had no answer yet may send requests for
+// firstAnswerGrace, until it has one. If ctx ends first, the connections are closed at
+// once and ctx's error is returned: then Serve still waits for the handlers to resolve
+// what they hold.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.refuse()
 	s.mu.Lock()
@@ -185,6 +191,12 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	for _, c := range s.open() {
 		c.drain()
 	}
+	if s.ended(ctx, firstAnswerGrace) {
+		return nil
+	}
+	for _, c := range s.open() {
+		c.stopReading()
+	}
 	select {
 	case <-s.done:
 		return nil
@@ -194,6 +206,18 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		c.end(ReasonShutdown)
 	}
 	return fmt.Errorf("shutting down listener %s with requests in flight: %w", s.cfg.Name, ctx.Err())
+}
+
+// ended waits until Serve has ended, for d and as long as ctx allows.
+func (s *Server) ended(ctx context.Context, d time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	select {
+	case <-s.done:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // logClosing writes a line for what an operator may want to know of.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -454,72 +453,6 @@ func TestHandlerFailures(t *testing.T) {
 			r.send(c, frame(3, 0, 1, ""))
 			r.want(c, 1, "bye")
 			r.wantClosed(c, protocol.ReasonHandler)
-		})
-	})
-}
-
-func TestShutdown(t *testing.T) {
-	t.Run("answers what is in flight", func(t *testing.T) {
-		var p pendings
-		bubble(t, handler(p.serve), nil, func(r *rig) {
-			idle, busy := r.ln.dial(), r.ln.dial()
-			r.send(busy, frame(0, 3, 1, ""))
-			p.served()
-			down := make(chan error, 1)
-			go func() { down <- r.srv.Shutdown(r.Context()) }()
-			r.wantClosed(idle, protocol.ReasonShutdown)
-			select {
-			case <-down:
-				t.Fatal("shut down with a request in flight")
-			default:
-			}
-			p.all[0].Resolve(answer("done"))
-			r.want(busy, 1, "done")
-			if err := <-down; err != nil {
-				t.Error(err)
-			}
-		})
-	})
-	t.Run("does not wait for ever", func(t *testing.T) {
-		var p pendings
-		bubble(t, handler(p.serve), nil, func(r *rig) {
-			c := r.ln.dial()
-			r.send(c, frame(0, 3, 1, ""))
-			p.served()
-			ctx, cancel := context.WithTimeout(r.Context(), time.Minute)
-			defer cancel()
-			if err := r.srv.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
-				t.Errorf("got %v", err)
-			}
-			if b, err := io.ReadAll(c); err != nil || len(b) > 0 {
-				t.Errorf("%q, %v after the hard end", b, err)
-			}
-			p.all[0].Resolve(answer("too late"))
-		})
-	})
-	t.Run("while a frame is half read", func(t *testing.T) {
-		bubble(t, echo, nil, func(r *rig) {
-			c := r.ln.dial()
-			r.send(c, frame(3, 0, 1, "abc")[:10])
-			synctest.Wait()
-			if err := r.srv.Shutdown(r.Context()); err != nil {
-				t.Error(err)
-			}
-		})
-	})
-	t.Run("while a connection waits for budget", func(t *testing.T) {
-		bubble(t, echo, func(c *protocol.Config) { c.MaxRequestBytes, c.ProduceBudget = 100, protocol.NewBudget(100) }, func(r *rig) {
-			held, err := r.cfg.ProduceBudget.Acquire(r.Context(), 100)
-			if err != nil {
-				t.Fatal(err)
-			}
-			c := r.ln.dial()
-			r.send(c, frame(0, 3, 1, "abc"))
-			synctest.Wait()
-			if err := r.srv.Shutdown(r.Context()); err != nil {
-				t.Error(err)
-			}
-			held.Release()
 		})
 	})
 }

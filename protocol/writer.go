@@ -142,6 +142,9 @@ func (w *writer) settled(a answered) {
 		a.resp.Release()
 	}
 	<-w.slots
+	if !w.broken && !w.c.answered.Load() && !ofHandshake(a.key) {
+		w.c.answeredFirst()
+	}
 	if o := w.c.srv.cfg.Observer; o != nil && !w.broken {
 		o.Served(Served{Listener: w.c.srv.cfg.Name, Key: a.key, Version: a.version, ErrorCode: a.resp.ErrorCode,
 			RequestSize: a.size, ResponseSize: a.sent, Latency: w.c.srv.cfg.Now().Sub(a.received)})
