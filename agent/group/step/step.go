@@ -39,3 +39,12 @@ type ClassicGroup struct {
 	Leader       string
 	Members      []ClassicMember
 }
+
+// MemberRef is who commits or fetches offsets, as the request says it.
+type MemberRef struct {
+	ID            string
+	Instance      *string
+	Epoch         int32 // generation of a classic group, or member epoch (KIP-848); -1: no member
+	Transactional bool  // TxnOffsetCommit, whose clients do not all tell who they are
+	Version       int16 // of the request: which codes its client knows
+}
