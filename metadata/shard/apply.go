@@ -1,6 +1,7 @@
 package shard
 
 import (
+	"maps"
 	"slices"
 
 	"github.com/floelog/floe/tiering"
@@ -29,37 +30,67 @@ func (s *State) Apply(r Record) error {
 			delete(s.submissions, c.Session)
 		case ExpireProducers:
 			s.expireProducers(c.Before)
+		default:
+			s.coordinate(r, c)
 		}
 	}
 	return nil
 }
 
+// coordinate takes the changes that come from coordinators.
+func (s *State) coordinate(r Record, c Change) {
+	switch c := c.(type) {
+	case PutRows:
+		s.putRows(c)
+	case CommitOffsets:
+		s.commitOffsets(c, r.Time)
+	case ConcludeOffsets:
+		s.concludeOffsets(c, r.Time)
+	case DeleteOffsets:
+		s.deleteOffsets(c)
+	case DropGroup:
+		s.dropGroup(c.Group)
+	case Mark:
+		s.mark(r, c)
+	}
+}
+
 func (s *State) append(r Record, a Append) {
 	p := s.mutable(a.Partition)
-	if p.LastEpoch() < r.Epoch {
-		p.Epochs = append(p.Epochs, EpochStart{r.Epoch, a.Base})
+	s.extend(r, p, a.Extents)
+	for _, b := range a.Producers {
+		e := p.producer(b.ProducerID)
+		if b.Transaction > 0 && e.open == 0 {
+			p.begin(e, b, r.Time)
+		}
+		e.add(b, r.Time)
 	}
-	for _, e := range a.Extents {
+}
+
+// extend adds extents at the end of a partition's log.
+func (s *State) extend(r Record, p *Partition, extents []tiering.Extent) {
+	if p.LastEpoch() < r.Epoch {
+		p.Epochs = append(p.Epochs, EpochStart{r.Epoch, p.Next})
+	}
+	for _, e := range extents {
 		e.Base, e.Epoch = p.Next, r.Epoch
 		p.Extents = append(p.Extents, e)
 		p.Next = e.End()
 		s.countInline(e, 1)
 	}
-	for _, b := range a.Producers {
-		p.remember(b, r.Time)
-	}
 }
 
-func (p *Partition) remember(b ProducerAppend, now int64) {
-	if p.producers == nil {
-		p.producers = map[int64]*producer{}
-	}
-	e := p.producers[b.ProducerID]
+// producer returns what is known of a producer, to be changed.
+func (p *Partition) producer(id int64) *producer {
+	e := p.producers[id]
 	if e == nil {
-		e = &producer{}
-		p.producers[b.ProducerID] = e
+		if p.producers == nil {
+			p.producers = map[int64]*producer{}
+		}
+		e = newProducer()
+		p.producers[id] = e
 	}
-	e.add(b, now)
+	return e
 }
 
 // add remembers one batch; a new epoch forgets those of the old one (KIP-360).
@@ -136,6 +167,7 @@ func (s *State) trim(c Trim) {
 		k++
 	}
 	p.Epochs = slices.Clone(p.Epochs[k:])
+	p.trimAborted()
 }
 
 func (s *State) dropTopic(id tiering.TopicID) {
@@ -148,15 +180,24 @@ func (s *State) dropTopic(id tiering.TopicID) {
 		}
 		delete(s.partitions, tp)
 	}
+	s.forgetOffsets(id)
 }
 
 func (s *State) expireProducers(before int64) {
 	for _, p := range s.partitions {
 		for id, e := range p.producers {
-			if e.updated < before {
+			if e.expired(before) {
 				delete(p.producers, id)
 				s.forgotten = max(s.forgotten, id)
 			}
 		}
 	}
+	for name, g := range s.groups {
+		maps.DeleteFunc(g.Producers, func(_ int64, e *GroupProducer) bool { return e.expired(before) })
+		s.tidy(name, g)
+	}
 }
+
+// expired reports whether ExpireProducers{before} forgets the producer; never one whose
+// transaction is open, or nothing would tell how far readers may read.
+func (e *producer) expired(before int64) bool { return e.open == 0 && e.updated < before }

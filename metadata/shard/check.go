@@ -113,7 +113,7 @@ func (c *checker) append(a Append) error {
 		next += tiering.Offset(e.Count)
 	}
 	for _, p := range a.Producers {
-		if p.ProducerID < 0 || p.ProducerEpoch < 0 || p.FirstSeq < 0 || p.LastSeq < 0 || p.Base < a.Base || p.Base >= next {
+		if p.ProducerID < 0 || p.ProducerEpoch < 0 || p.FirstSeq < 0 || p.LastSeq < 0 || p.Transaction < 0 || p.Base < a.Base || p.Base >= next {
 			return fmt.Errorf("impossible batch %+v of a producer", p)
 		}
 	}

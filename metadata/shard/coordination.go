@@ -67,7 +67,7 @@ type ConcludeOffsets struct {
 	Commit      bool
 }
 
-// DeleteOffsets forgets committed offsets of a group.
+// DeleteOffsets forgets offsets of a group, committed and pending.
 type DeleteOffsets struct {
 	Group      string
 	Partitions []tiering.TopicPartition
@@ -100,6 +100,8 @@ type Marker struct {
 type CommittedOffset struct {
 	GroupOffset
 	Committed int64 // leader's time of the commit (of the transaction's offsets, when they were sent)
+
+	write uint64 // which of the shard's CommitOffsets wrote it, from 1
 }
 
 // Group is what a shard knows of a group's offsets. Readers must not change it.

@@ -1,6 +1,7 @@
 package shard
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -39,13 +40,15 @@ type Batch struct {
 	ProducerID    int64 // -1: not idempotent
 	ProducerEpoch int16
 	FirstSeq      int32
+	Transaction   int64 // number of the transaction that it is part of, 0: none; see Transaction.Number
 }
 
 // check demands what Draft relies on.
 func (p *Part) check() error {
 	total := int64(0)
 	for _, b := range p.Batches {
-		if b.Length < 1 || b.Count < 1 || (b.ProducerID >= 0 && (b.ProducerEpoch < 0 || b.FirstSeq < 0)) {
+		if b.Length < 1 || b.Count < 1 || b.Transaction < 0 ||
+			(b.ProducerID >= 0 && (b.ProducerEpoch < 0 || b.FirstSeq < 0)) || (b.ProducerID < 0 && b.Transaction > 0) {
 			return fmt.Errorf("impossible batch %+v", b)
 		}
 		total += int64(b.Length)
@@ -117,17 +120,40 @@ func (d *Draft) Size() int { return d.size }
 // Record returns the finished record. The draft must not be used any more.
 func (d *Draft) Record() Record { return d.record }
 
-// Add appends a change that needs no decision: a Replace, Trim, DropTopic,
-// ForgetSession or ExpireProducers. Appends and submissions come through Submit.
+// Add appends a change that needs no decision. Appends and submissions come through Submit,
+// markers through Mark.
 func (d *Draft) Add(c Change) {
 	d.record.Changes = append(d.record.Changes, c)
-	d.size += 128
+	d.size += 128 + bulk(c)
+	if drop, ok := c.(DropTopic); ok {
+		d.Refuse(drop.Topic)
+	}
+}
+
+// bulk bounds from above what a change may take beyond its numbers.
+func bulk(c Change) int {
+	n := 0
 	switch c := c.(type) {
 	case Replace:
-		d.size += len(c.With.Inline)
-	case DropTopic:
-		d.Refuse(c.Topic)
+		n = len(c.With.Inline)
+	case PutRows:
+		n = len(c.Name)
+		for _, r := range c.Rows {
+			n += len(r.Key) + len(r.Value) + 2*binary.MaxVarintLen32
+		}
+	case CommitOffsets:
+		n = len(c.Group)
+		for _, o := range c.Offsets {
+			n += 64 + len(o.Metadata)
+		}
+	case ConcludeOffsets:
+		n = len(c.Group)
+	case DeleteOffsets:
+		n = len(c.Group) + 24*len(c.Partitions)
+	case DropGroup:
+		n = len(c.Group)
 	}
+	return n
 }
 
 // Refuse makes the draft answer UnknownTopicOrPartition for the batches of a topic that is
@@ -180,10 +206,7 @@ func (d *Draft) part(part *Part, outcomes []Outcome) []Outcome {
 		}
 		return outcomes
 	}
-	next, ok := d.next[part.Partition]
-	if !ok {
-		next = d.state.Partition(part.Partition).Next
-	}
+	next := d.end(part.Partition)
 	a := Append{Partition: part.Partition, Base: next}
 	pos, joined := part.Position, false
 	start := pos // of the extent that is being joined together
@@ -218,7 +241,7 @@ func (d *Draft) part(part *Part, outcomes []Outcome) []Outcome {
 	if len(a.Extents) > 0 {
 		d.next[part.Partition] = next
 		d.record.Changes = append(d.record.Changes, a)
-		d.size += 96 + 64*len(a.Extents) + 48*len(a.Producers) + len(part.Inline)
+		d.size += 96 + 64*len(a.Extents) + 64*len(a.Producers) + len(part.Inline)
 	}
 	return outcomes
 }
@@ -233,6 +256,9 @@ func (d *Draft) judge(tp tiering.TopicPartition, b Batch, next tiering.Offset) O
 		return Outcome{OK, next}
 	}
 	e := d.lookup(tp, b.ProducerID)
+	if e != nil && b.ProducerEpoch >= e.epoch && !e.admits(b) {
+		return Outcome{TransactionNotAccepted, -1}
+	}
 	if e == nil {
 		if b.FirstSeq != 0 && b.ProducerID > d.state.forgotten {
 			return Outcome{OutOfOrderSequence, -1}
@@ -254,7 +280,11 @@ func (d *Draft) judge(tp tiering.TopicPartition, b Batch, next tiering.Offset) O
 			return Outcome{OK, old.base}
 		}
 	}
-	if n := len(e.batches); n > 0 && b.FirstSeq != nextSeq(e.batches[n-1].lastSeq) {
+	expected := int32(0) // of a producer that only a marker has made known, or has given a new epoch
+	if n := len(e.batches); n > 0 {
+		expected = nextSeq(e.batches[n-1].lastSeq)
+	}
+	if b.FirstSeq != expected {
 		return Outcome{OutOfOrderSequence, -1}
 	}
 	return Outcome{OK, next}
@@ -268,19 +298,36 @@ func (d *Draft) lookup(tp tiering.TopicPartition, id int64) *producer {
 }
 
 func (d *Draft) remember(tp tiering.TopicPartition, b Batch, base tiering.Offset) ProducerAppend {
-	pa := ProducerAppend{b.ProducerID, b.ProducerEpoch, b.FirstSeq, lastSeq(b.FirstSeq, b.Count), base, b.MaxTimestamp}
-	k := producerKey{tp, b.ProducerID}
+	pa := ProducerAppend{b.ProducerID, b.ProducerEpoch, b.FirstSeq, lastSeq(b.FirstSeq, b.Count), base, b.MaxTimestamp, b.Transaction}
+	e := d.overlay(tp, b.ProducerID)
+	if b.Transaction > 0 {
+		e.open = b.Transaction
+	}
+	e.add(pa, d.record.Time)
+	return pa
+}
+
+// overlay returns what the draft has made of a producer so far, to be changed.
+func (d *Draft) overlay(tp tiering.TopicPartition, id int64) *producer {
+	k := producerKey{tp, id}
 	e := d.producer[k]
 	if e == nil {
-		e = &producer{}
-		if old := d.state.Partition(tp).producers[b.ProducerID]; old != nil {
-			e.epoch, e.updated = old.epoch, old.updated
+		e = newProducer()
+		if old := d.state.Partition(tp).producers[id]; old != nil {
+			*e = *old
 			e.batches = append(make([]producerBatch, 0, maxProducerBatches), old.batches...)
 		}
 		d.producer[k] = e
 	}
-	e.add(pa, d.record.Time)
-	return pa
+	return e
+}
+
+// end returns where a partition ends, with what the draft has added.
+func (d *Draft) end(tp tiering.TopicPartition) tiering.Offset {
+	if next, ok := d.next[tp]; ok {
+		return next
+	}
+	return d.state.Partition(tp).Next
 }
 
 // lastSeq returns the sequence number of a batch's last record; numbers wrap from

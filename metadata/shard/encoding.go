@@ -51,8 +51,20 @@ func (e *encoder) outcomes(out []Outcome) {
 // decoder reads what encoder wrote. The first thing wrong is kept in err, and from then
 // on everything reads as zero; byte strings alias the input.
 type decoder struct {
-	b   []byte
-	err error
+	b       []byte
+	err     error
+	version byte // of the format that is read
+}
+
+// readVersion reads a format's version, from 1 up to the newest that this code writes.
+func (d *decoder) readVersion(what string, newest byte) {
+	v := d.raw(1)
+	if d.err != nil {
+		return
+	}
+	if d.version = v[0]; d.version < 1 || d.version > newest {
+		d.fail(fmt.Sprintf("%s version %d is not known, this agent reads up to %d", what, d.version, newest))
+	}
 }
 
 func (d *decoder) fail(what string) {

@@ -31,6 +31,12 @@ const (
 	kindDropTopic       changeKind = 5
 	kindForgetSession   changeKind = 6
 	kindExpireProducers changeKind = 7
+	kindPutRows         changeKind = 8
+	kindCommitOffsets   changeKind = 9
+	kindConcludeOffsets changeKind = 10
+	kindDeleteOffsets   changeKind = 11
+	kindDropGroup       changeKind = 12
+	kindMark            changeKind = 13
 )
 
 // Append adds record batches at the end of a partition.
@@ -49,6 +55,7 @@ type ProducerAppend struct {
 	FirstSeq, LastSeq int32
 	Base              tiering.Offset
 	Timestamp         int64 // of the batch's newest record, milliseconds
+	Transaction       int64 // number of the transaction that it is part of, 0: none; see Transaction.Number
 }
 
 // Submitted remembers what became of an agent's submission, so that the agent can

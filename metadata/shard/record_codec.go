@@ -10,9 +10,11 @@ import (
 // reads every version up to it, for ever. Journal records are not checksummed: etcd's
 // own log and pages are.
 //
-//	version 1 | seq uvarint | epoch uvarint | leader 16 | nonce uvarint | time varint
+//	version 1 byte | seq uvarint | epoch uvarint | leader 16 | nonce uvarint | time varint
 //	changes: count uvarint, then each: kind 1 byte, fields as in the change's encode
-const recordVersion = 1
+//
+// Version 1 had the kinds up to 7, and no transaction in Append's producers.
+const recordVersion = 2
 
 // Encode appends the record's journal form to b.
 func (r Record) Encode(b []byte) []byte {
@@ -63,9 +65,7 @@ func DecodeRecord(b []byte) (Record, error) {
 }
 
 func (d *decoder) header(r *Record) {
-	if v := d.raw(1); d.err == nil && v[0] != recordVersion {
-		d.fail(fmt.Sprintf("record version %d is not known, this agent reads up to %d", v[0], recordVersion))
-	}
+	d.readVersion("record", recordVersion)
 	r.Seq = d.uint()
 	r.Epoch = tiering.LeaderEpoch(d.int32("epoch"))
 	r.Leader = d.session()
@@ -98,13 +98,40 @@ func (d *decoder) change() Change {
 	case kindExpireProducers:
 		return ExpireProducers{d.int()}
 	default:
-		d.fail(fmt.Sprintf("change kind %d is not known", kind))
-		return nil
+		if d.version >= 2 {
+			return d.change2(kind)
+		}
+		return d.unknown(kind)
 	}
 }
 
+// change2 reads the kinds that came with version 2.
+func (d *decoder) change2(kind changeKind) Change {
+	switch kind {
+	case kindPutRows:
+		return d.putRows()
+	case kindCommitOffsets:
+		return d.commitOffsets()
+	case kindConcludeOffsets:
+		return ConcludeOffsets{d.string(), d.transaction(), d.bool("commit")}
+	case kindDeleteOffsets:
+		return d.deleteOffsets()
+	case kindDropGroup:
+		return DropGroup{d.string()}
+	case kindMark:
+		return d.mark()
+	}
+	return d.unknown(kind)
+}
+
+func (d *decoder) unknown(kind changeKind) Change {
+	d.fail(fmt.Sprintf("change kind %d is not known", kind))
+	return nil
+}
+
 // partition | base uvarint | extents | producers: count, each
-// (id uvarint, epoch uvarint, first seq uvarint, last seq uvarint, base uvarint, timestamp varint)
+// (id uvarint, epoch uvarint, first seq uvarint, last seq uvarint, base uvarint, timestamp varint,
+// transaction uvarint)
 func (a Append) encode(e *encoder) {
 	e.partition(a.Partition)
 	e.uint(uint64(a.Base))
@@ -116,6 +143,7 @@ func (a Append) encode(e *encoder) {
 	for _, p := range a.Producers {
 		e.uint(uint64(p.ProducerID))
 		e.producerBatch(p)
+		e.uint(uint64(p.Transaction))
 	}
 }
 
@@ -142,6 +170,9 @@ func (d *decoder) append() Append {
 			id := d.int63("producer id")
 			a.Producers[i] = d.producerBatch()
 			a.Producers[i].ProducerID = id
+			if d.version >= 2 {
+				a.Producers[i].Transaction = d.int63("transaction")
+			}
 		}
 	}
 	return a

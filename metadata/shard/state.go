@@ -42,7 +42,11 @@ type State struct {
 
 	partitions  map[tiering.TopicPartition]*Partition
 	submissions map[tiering.SessionID]submitted
-	forgotten   int64 // greatest id of a producer that ExpireProducers has forgotten, -1 for none
+	forgotten   int64                         // greatest id of a producer that ExpireProducers has forgotten, -1 for none
+	rows        map[rowName]map[string][]byte // no entry is empty
+	groups      map[string]*Group             // no entry is empty
+	writes      uint64                        // how many CommitOffsets were applied: orders the writes of offsets
+	named       map[tiering.TopicID]int       // offsets, committed and pending, by topic
 	inlineBytes int64
 	inlineRuns  int
 }
@@ -54,6 +58,8 @@ type Partition struct {
 	Extents   []tiering.Extent // ascending, from the one that holds LogStart
 	Epochs    []EpochStart     // ascending; where each leader epoch's records begin
 	producers map[int64]*producer
+	open      []OpenTransaction // ascending by First, one of a producer at most
+	aborted   []abortedRun      // ascending by Last
 }
 
 // EpochStart says at which offset the records of a leader epoch begin (KIP-101).
@@ -65,9 +71,15 @@ type EpochStart struct {
 // producer is what is known of an idempotent producer in one partition.
 type producer struct {
 	epoch   int16
-	updated int64           // leader's time of its last batch, milliseconds
+	updated int64           // leader's time of its last batch or marker, milliseconds
 	batches []producerBatch // its last batches, oldest first, at most maxProducerBatches
+
+	open        int64 // number of its open transaction, which is in Partition.open; 0: none
+	ended       int64 // number of the last transaction that a marker concluded, 0: none
+	coordinator int32 // epoch of the coordinator that wrote the last marker, -1: none
 }
+
+func newProducer() *producer { return &producer{coordinator: -1} }
 
 // producerBatch is one remembered batch.
 type producerBatch struct {
@@ -87,6 +99,9 @@ func New() *State {
 	return &State{
 		partitions:  map[tiering.TopicPartition]*Partition{},
 		submissions: map[tiering.SessionID]submitted{},
+		rows:        map[rowName]map[string][]byte{},
+		groups:      map[string]*Group{},
+		named:       map[tiering.TopicID]int{},
 		forgotten:   -1,
 	}
 }
@@ -112,21 +127,33 @@ func (s *State) Partitions() []tiering.TopicPartition {
 	return out
 }
 
-// Topics returns the set of topics that have partitions with state.
+// Topics returns the set of topics that have partitions with state, or that offsets of groups
+// name.
 func (s *State) Topics() map[tiering.TopicID]struct{} {
 	out := map[tiering.TopicID]struct{}{}
 	for tp := range s.partitions {
 		out[tp.Topic] = struct{}{}
 	}
+	for id := range s.named {
+		out[id] = struct{}{}
+	}
 	return out
 }
 
-// ProducersBefore returns how many producers ExpireProducers{before} would forget.
+// ProducersBefore returns how many producers ExpireProducers{before} would forget, of
+// partitions and of groups.
 func (s *State) ProducersBefore(before int64) int {
 	n := 0
 	for _, p := range s.partitions {
 		for _, e := range p.producers {
-			if e.updated < before {
+			if e.expired(before) {
+				n++
+			}
+		}
+	}
+	for _, g := range s.groups {
+		for _, e := range g.Producers {
+			if e.expired(before) {
 				n++
 			}
 		}

@@ -1,0 +1,169 @@
+package shard
+
+import (
+	"maps"
+	"slices"
+	"sort"
+
+	"github.com/floelog/floe/protocol/batch"
+	"github.com/floelog/floe/tiering"
+)
+
+// abortedRun is an aborted transaction, with what lets a reader stop looking.
+type abortedRun struct {
+	AbortedTransaction
+	// stable bounds from below where the transactions begin that ended after this one.
+	stable tiering.Offset
+}
+
+// LastStable returns the last stable offset (KIP-98): every transaction with records below
+// it is concluded. It never goes back.
+func (p *Partition) LastStable() tiering.Offset {
+	if len(p.open) > 0 {
+		return p.open[0].First
+	}
+	return p.Next
+}
+
+// Open returns the transactions that have records here and no marker yet, ascending by
+// First. The slice may be kept, but not changed.
+func (p *Partition) Open() []OpenTransaction { return p.open }
+
+// AbortedIn returns the aborted transactions that have an offset of [from, to) between their
+// first record and their marker, ascending by Last; nil if there are none.
+func (p *Partition) AbortedIn(from, to tiering.Offset) []AbortedTransaction {
+	var out []AbortedTransaction
+	i := sort.Search(len(p.aborted), func(i int) bool { return p.aborted[i].Last >= from })
+	for _, a := range p.aborted[i:] {
+		if a.First < to {
+			out = append(out, a.AbortedTransaction)
+		}
+		if a.stable >= to {
+			break
+		}
+	}
+	return out
+}
+
+// ProducerStates returns what is known of the partition's producers, ascending by id.
+func (p *Partition) ProducerStates() []ProducerState {
+	since := make(map[int64]tiering.Offset, len(p.open))
+	for _, t := range p.open {
+		since[t.ProducerID] = t.First
+	}
+	out := make([]ProducerState, 0, len(p.producers))
+	for _, id := range slices.Sorted(maps.Keys(p.producers)) {
+		e := p.producers[id]
+		s := ProducerState{ProducerID: id, Epoch: e.epoch, LastSeq: -1, Updated: e.updated, Coordinator: e.coordinator, OpenSince: -1}
+		if n := len(e.batches); n > 0 {
+			s.LastSeq = e.batches[n-1].lastSeq
+		}
+		if first, ok := since[id]; ok {
+			s.OpenSince = first
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// begin opens a producer's transaction with its first batch here.
+func (p *Partition) begin(e *producer, b ProducerAppend, now int64) {
+	e.open = b.Transaction
+	t := OpenTransaction{Transaction{b.ProducerID, b.ProducerEpoch, b.Transaction}, b.Base, now}
+	// Nearly always the last one: batches of one record may come in any order.
+	i := sort.Search(len(p.open), func(i int) bool { return p.open[i].First > t.First })
+	if i == len(p.open) {
+		p.open = append(p.open, t)
+		return
+	}
+	p.open = slices.Insert(slices.Clone(p.open), i, t)
+}
+
+// mark appends a marker and ends what it ends.
+func (s *State) mark(r Record, m Mark) {
+	p := s.mutable(m.Partition)
+	s.extend(r, p, []tiering.Extent{{
+		Count: 1, MaxTimestamp: m.Timestamp, Length: int32(len(m.Batch)), Inline: m.Batch,
+	}})
+	e := p.producer(m.Transaction.ProducerID)
+	if e.open > 0 && e.open <= m.Transaction.Number {
+		i := slices.IndexFunc(p.open, func(t OpenTransaction) bool { return t.ProducerID == m.Transaction.ProducerID })
+		first := p.open[i].First
+		p.open = slices.Delete(slices.Clone(p.open), i, i+1)
+		if !m.Commit {
+			p.aborted = append(p.aborted, abortedRun{AbortedTransaction{m.Transaction.ProducerID, first, m.Base}, p.LastStable()})
+		}
+	}
+	e.conclude(m.Transaction, m.Coordinator, r.Time)
+}
+
+// conclude remembers the end of a transaction, and of all before it.
+func (e *producer) conclude(t Transaction, coordinator int32, now int64) {
+	if e.epoch < t.Epoch {
+		e.epoch, e.batches = t.Epoch, nil
+	}
+	if e.open <= t.Number {
+		e.open = 0
+	}
+	e.ended = max(e.ended, t.Number)
+	e.coordinator = coordinator
+	e.updated = max(e.updated, now)
+}
+
+// trimAborted forgets the aborted transactions that nobody can read any more.
+func (p *Partition) trimAborted() {
+	i := sort.Search(len(p.aborted), func(i int) bool { return p.aborted[i].Last >= p.LogStart })
+	p.aborted = slices.Clone(p.aborted[i:])
+}
+
+// admits reports whether a batch may be written as far as transactions are concerned: it
+// must be of the one that is open here, or begin a later one than any that was concluded. The
+// batch's epoch is not older than the producer's. A newer one, while a transaction is open,
+// must wait for that one's marker.
+func (e *producer) admits(b Batch) bool {
+	if e.open > 0 {
+		return b.Transaction == e.open && b.ProducerEpoch == e.epoch
+	}
+	return b.Transaction == 0 || b.Transaction > e.ended
+}
+
+// Mark decides about a marker that ends a transaction in a partition. The Base of an OK
+// outcome is the marker's offset, or -1 if nothing had to be written: the transaction is
+// concluded there already, or, with Number 0, none is open. A marker is written although
+// the transaction has no records there, so that a batch of it which comes late is refused.
+//
+// UnknownTopicOrPartition: the topic is gone. InvalidProducerEpoch: the partition knows a newer epoch
+// of the producer. TransactionNotAccepted: a later transaction is open there, or the marker
+// makes no sense.
+func (d *Draft) Mark(m Marker) Outcome {
+	t := m.Transaction
+	switch {
+	case d.dropped[m.Partition.Topic]:
+		return Outcome{UnknownTopicOrPartition, -1}
+	case m.Partition.Partition < 0 || t.ProducerID < 0 || t.Epoch < 0 || t.Number < 0:
+		return Outcome{TransactionNotAccepted, -1}
+	}
+	switch e := d.lookup(m.Partition, t.ProducerID); {
+	case e == nil && t.Number > 0:
+	case e == nil:
+		return Outcome{OK, -1}
+	case t.Epoch < e.epoch:
+		return Outcome{InvalidProducerEpoch, -1}
+	case t.Number == 0 && e.open > 0:
+		t.Number = e.open
+	case t.Number <= e.ended:
+		return Outcome{OK, -1}
+	case e.open > t.Number:
+		return Outcome{TransactionNotAccepted, -1}
+	}
+	now, base := d.record.Time, d.end(m.Partition)
+	mark := Mark{
+		Partition: m.Partition, Base: base, Transaction: t, Commit: m.Commit, Coordinator: m.Coordinator, Timestamp: now,
+		Batch: batch.AppendMarker(nil, t.ProducerID, t.Epoch, m.Commit, m.Coordinator, now),
+	}
+	d.record.Changes = append(d.record.Changes, mark)
+	d.size += 96 + len(mark.Batch)
+	d.next[m.Partition] = base + 1
+	d.overlay(m.Partition, t.ProducerID).conclude(t, m.Coordinator, now)
+	return Outcome{OK, base}
+}
