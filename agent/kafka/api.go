@@ -51,6 +51,30 @@ func decoded[R kmsg.Request](f func(*Handler, context.Context, R) kmsg.Response)
 	return func(h *Handler, ctx context.Context, req kmsg.Request) kmsg.Response { return f(h, ctx, req.(R)) }
 }
 
+// coordinated adapts a handler of one kind of request that coordinators are told the sender of.
+func coordinated[R kmsg.Request](f func(*Handler, context.Context, From, R) kmsg.Response) func(*Handler, context.Context, *protocol.Conn, *protocol.Request) *protocol.Pending {
+	return func(h *Handler, ctx context.Context, c *protocol.Conn, r *protocol.Request) *protocol.Pending {
+		req, err := protocol.DecodeRequest(r)
+		if err != nil {
+			return malformed()
+		}
+		return answer(f(h, ctx, sender(c, r), req.(R)))
+	}
+}
+
+// sender says who sent a request.
+func sender(c *protocol.Conn, r *protocol.Request) From {
+	from := From{ClientID: r.ClientID}
+	if c != nil {
+		host := c.RemoteAddr().String()
+		if h, _, err := net.SplitHostPort(host); err == nil {
+			host = h
+		}
+		from.Host = "/" + host
+	}
+	return from
+}
+
 // lookup returns what serves an API key, or nil.
 func (h *Handler) lookup(key int16) *api {
 	for i := range h.apis {

@@ -21,7 +21,7 @@ var ErrNotCoordinator = errors.New("not the coordinator")
 // From is who sent a request.
 type From struct {
 	ClientID string // of the request's header
-	Host     string // its address, without the port
+	Host     string // its address without the port, as Kafka shows it: "/192.0.2.1"
 }
 
 // GroupMember is who acts on a group's offsets. The zero value of ID with Epoch -1 is a

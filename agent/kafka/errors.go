@@ -24,6 +24,7 @@ var codes = []struct {
 	{catalogue.ErrInvalidPartitions, kerr.InvalidPartitions},
 	{catalogue.ErrConfigTooLarge, kerr.InvalidConfig},
 	{topicconfig.ErrInvalid, kerr.InvalidConfig},
+	{ErrNotCoordinator, kerr.NotCoordinator},
 	{metadata.ErrFenced, kerr.NotLeaderForPartition},
 	{metadata.ErrConflict, kerr.RequestTimedOut}, // lost every race for one topic: as if there had been no time
 	{context.DeadlineExceeded, kerr.RequestTimedOut},
@@ -98,4 +99,17 @@ func metadataCode(err error) int16 {
 		return kerr.LeaderNotAvailable.Code
 	}
 	return c
+}
+
+// coordinatorCode is code for requests to a coordinator. To COORDINATOR_NOT_AVAILABLE all
+// clients look for the coordinator and ask it again, as they do to NOT_COORDINATOR.
+func coordinatorCode(err error) int16 {
+	switch c := code(err); c {
+	case kerr.UnknownServerError.Code, kerr.RequestTimedOut.Code:
+		return kerr.CoordinatorNotAvailable.Code
+	case kerr.NotLeaderForPartition.Code:
+		return kerr.NotCoordinator.Code
+	default:
+		return c
+	}
 }
