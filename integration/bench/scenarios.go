@@ -28,6 +28,7 @@ var groups = []group{
 	{"latency", false, devLatency},
 	{"minio", false, agentMinIO},
 	{"memory", false, agentMemory},
+	{"coordination", false, coordination},
 	{"idle", true, idle},
 	{"partitions", true, manyPartitions},
 }
