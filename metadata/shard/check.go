@@ -25,7 +25,7 @@ func (s *State) check(r Record) error {
 	if r.Epoch < s.Epoch {
 		return fmt.Errorf("epoch %d after epoch %d", r.Epoch, s.Epoch)
 	}
-	c := checker{state: s}
+	c := checker{state: s, before: math.MinInt64}
 	for _, change := range r.Changes {
 		if err := c.change(change); err != nil {
 			return err
@@ -40,6 +40,10 @@ type checker struct {
 	state   *State
 	next    map[tiering.TopicPartition]tiering.Offset // of partitions that the record appends to
 	dropped map[tiering.TopicID]bool
+
+	producers map[groupProducerKey]groupProducerNumbers // that the record has to do with
+	gone      map[string]bool                           // groups that the record drops
+	before    int64                                     // producers that were silent since are expired
 }
 
 func (c *checker) change(change Change) error {
@@ -66,9 +70,11 @@ func (c *checker) change(change Change) error {
 		return named(x.Partition)
 	case DropTopic:
 		c.drop(x.Topic)
-	case ForgetSession, ExpireProducers:
+	case ForgetSession:
+	case ExpireProducers:
+		c.expire(x.Before)
 	default:
-		return fmt.Errorf("change of type %T", change)
+		return c.coordinated(change)
 	}
 	return nil
 }
@@ -92,20 +98,33 @@ func (c *checker) drop(id tiering.TopicID) {
 	}
 }
 
-func (c *checker) append(a Append) error {
-	next, seen := c.next[a.Partition]
-	if !seen && !c.dropped[a.Partition.Topic] {
-		next = c.state.Partition(a.Partition).Next
+// follows demands that an append at base begins where the partition ends.
+func (c *checker) follows(tp tiering.TopicPartition, base tiering.Offset) error {
+	next, seen := c.next[tp]
+	if !seen && !c.dropped[tp.Topic] {
+		next = c.state.Partition(tp).Next
 	}
-	if a.Base != next {
-		return fmt.Errorf("at offset %d, but the log ends at %d", a.Base, next)
+	if base != next {
+		return fmt.Errorf("at offset %d, but the log ends at %d", base, next)
+	}
+	return named(tp)
+}
+
+func (c *checker) moved(tp tiering.TopicPartition, next tiering.Offset) {
+	if c.next == nil {
+		c.next = map[tiering.TopicPartition]tiering.Offset{}
+	}
+	c.next[tp] = next
+}
+
+func (c *checker) append(a Append) error {
+	if err := c.follows(a.Partition, a.Base); err != nil {
+		return err
 	}
 	if len(a.Extents) == 0 {
 		return errors.New("of nothing")
 	}
-	if err := named(a.Partition); err != nil {
-		return err
-	}
+	next := a.Base
 	for _, e := range a.Extents {
 		if err := sound(e, next); err != nil {
 			return err
@@ -117,10 +136,7 @@ func (c *checker) append(a Append) error {
 			return fmt.Errorf("impossible batch %+v of a producer", p)
 		}
 	}
-	if c.next == nil {
-		c.next = map[tiering.TopicPartition]tiering.Offset{}
-	}
-	c.next[a.Partition] = next
+	c.moved(a.Partition, next)
 	return nil
 }
 

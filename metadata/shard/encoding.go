@@ -115,6 +115,10 @@ func (d *decoder) between(low, high int64, what string) int64 {
 }
 
 func (d *decoder) int32(what string) int32 { return int32(d.limited(math.MaxInt32, what)) }
+func (d *decoder) producerEpoch() int16 {
+	return int16(d.limited(math.MaxInt16, "producer epoch"))
+}
+
 func (d *decoder) int63(what string) int64 { return int64(d.limited(math.MaxInt64, what)) }
 
 // count reads the number of elements that follow, each of at least size bytes, so that

@@ -36,7 +36,8 @@ func golden(t testing.TB, name string) []byte {
 
 const formatChanged = "the format has changed: what was written by this version must stay readable, so it needs a new version number and a file beside this one"
 
-func sampleRecord() shard.Record {
+// sampleRecord1 is what version 1 could say.
+func sampleRecord1() shard.Record {
 	tp3 := tiering.TopicPartition{Topic: tpA.Topic, Partition: 3}
 	return shard.Record{
 		Seq: 300, Epoch: 7, Leader: leader, Nonce: math.MaxUint64, Time: 1700000000000,
@@ -62,18 +63,41 @@ func sampleRecord() shard.Record {
 	}
 }
 
+// sampleRecord has every kind of change.
+func sampleRecord() shard.Record {
+	r := sampleRecord1()
+	r.Changes[0].(shard.Append).Producers[0].Transaction = 300
+	tx := shard.Transaction{ProducerID: 77, Epoch: 2, Number: 300}
+	tp3 := tiering.TopicPartition{Topic: tpA.Topic, Partition: 3}
+	r.Changes = append(r.Changes,
+		shard.PutRows{Space: shard.Transactions, Name: "t\xff", Rows: []shard.Row{{Key: "", Value: []byte("v")}, {Key: "k"}}},
+		shard.CommitOffsets{Group: "g", Transaction: tx, Offsets: []shard.GroupOffset{
+			{Partition: tp3, Offset: 1000, Epoch: 7, Metadata: "m\xff", Expires: 1700000000001},
+			{Partition: tpB, Offset: 5, Epoch: -1, Expires: -1},
+		}},
+		shard.ConcludeOffsets{Group: "g", Transaction: tx, Commit: true},
+		shard.DeleteOffsets{Group: "g", Partitions: []tiering.TopicPartition{tp3, tpB}},
+		shard.DropGroup{Group: "g"},
+		shard.Mark{Partition: tp3, Base: 1007, Transaction: tx, Commit: true, Coordinator: -1, Timestamp: 1700000000000, Batch: []byte("marker")},
+	)
+	return r
+}
+
 func TestRecordFormat(t *testing.T) {
-	want := golden(t, "record.v1.hex")
+	want := golden(t, "record.v2.hex")
 	if got := sampleRecord().Encode(nil); !bytes.Equal(got, want) {
 		t.Errorf("%s\ngot  %x\nwant %x", formatChanged, got, want)
 	}
-	got, err := shard.DecodeRecord(want)
-	if err != nil || !reflect.DeepEqual(got, sampleRecord()) {
-		t.Errorf("read back as %+v, %v, want %+v", got, err, sampleRecord())
+	for file, want := range map[string]shard.Record{"record.v1.hex": sampleRecord1(), "record.v2.hex": sampleRecord()} {
+		got, err := shard.DecodeRecord(golden(t, file))
+		if err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s was read as %+v, %v, want %+v", file, got, err, want)
+		}
 	}
 }
 
-func sampleState(t testing.TB) *shard.State {
+// sampleState1 is what a snapshot of version 1 could say.
+func sampleState1(t testing.TB) *shard.State {
 	s := shard.New()
 	for i, fill := range []func(*shard.Draft) error{
 		func(d *shard.Draft) error {
@@ -98,20 +122,54 @@ func sampleState(t testing.TB) *shard.State {
 	return s
 }
 
+// sampleState has everything.
+func sampleState(t testing.TB) *shard.State {
+	s := sampleState1(t)
+	tx := shard.Transaction{ProducerID: 78, Number: 1}
+	for i, fill := range []func(*shard.Draft) error{
+		func(d *shard.Draft) error {
+			d.Add(shard.PutRows{Space: shard.Transactions, Name: "t", Rows: []shard.Row{{Value: []byte("x")}}})
+			d.Add(shard.PutRows{Space: shard.Groups, Name: "g", Rows: []shard.Row{{Key: "b", Value: []byte("2")}, {Key: "a", Value: []byte("1")}}})
+			d.Add(shard.CommitOffsets{Group: "g", Offsets: []shard.GroupOffset{{Partition: tpB, Offset: 5, Epoch: 7, Metadata: "m", Expires: -1}}})
+			d.Add(shard.CommitOffsets{Group: "g", Transaction: tx, Offsets: []shard.GroupOffset{{Partition: tpA, Offset: 9, Epoch: -1, Expires: 500}}})
+			_, err := d.Submit(submission(3, part(tpA, transactional(tx, 0, 2)), part(tpB, transactional(tx, 0, 1))))
+			return err
+		},
+		func(d *shard.Draft) error {
+			bumped := shard.Transaction{ProducerID: 78, Epoch: 1, Number: 1}
+			d.Mark(shard.Marker{Partition: tpA, Transaction: bumped, Coordinator: 7})
+			d.Add(shard.ConcludeOffsets{Group: "h", Transaction: bumped, Commit: true})
+			return nil
+		},
+	} {
+		d := shard.NewDraft(s, 7, leader, 1, int64([]int{70, 80}[i]))
+		if err := fill(d); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Apply(d.Record()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return s
+}
+
 func TestSnapshotFormat(t *testing.T) {
-	want := golden(t, "snapshot.v1.hex")
+	want := golden(t, "snapshot.v2.hex")
 	if got := sampleState(t).EncodeSnapshot(nil); !bytes.Equal(got, want) {
 		t.Errorf("%s\ngot  %x\nwant %x", formatChanged, got, want)
 	}
-	s, err := shard.DecodeSnapshot(want)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := s.EncodeSnapshot([]byte("before")); !bytes.Equal(got, append([]byte("before"), want...)) {
-		t.Error("does not survive reading, or is not appended")
-	}
-	if a, b := s.Partition(tpA), sampleState(t).Partition(tpA); !reflect.DeepEqual(a, b) {
-		t.Errorf("read back as %+v, want %+v", a, b)
+	for file, same := range map[string]*shard.State{"snapshot.v1.hex": sampleState1(t), "snapshot.v2.hex": sampleState(t)} {
+		s, err := shard.DecodeSnapshot(golden(t, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := same.EncodeSnapshot([]byte("before"))
+		if got := s.EncodeSnapshot([]byte("before")); !bytes.Equal(got, want) {
+			t.Errorf("%s: does not survive reading, or is not appended", file)
+		}
+		if !reflect.DeepEqual(s, same) {
+			t.Errorf("%s was read as %+v, want %+v", file, s, same)
+		}
 	}
 }
 
@@ -119,14 +177,14 @@ func sampleSubmission() *shard.Submission {
 	return &shard.Submission{Session: session, Seq: 12, Parts: []shard.Part{
 		{
 			Partition: tiering.TopicPartition{Topic: tpA.Topic, Partition: 3}, Segment: tiering.SegmentID{Session: session, Seq: 9}, Position: 4096,
-			Batches: []shard.Batch{idempotent(77, 2, math.MaxInt32, 2), plain(2)},
+			Batches: []shard.Batch{transactional(shard.Transaction{ProducerID: 77, Epoch: 2, Number: 300}, math.MaxInt32, 2), plain(2)},
 		},
 		inlinePart(tpB, plain(1)),
 	}}
 }
 
 func TestSubmissionFormat(t *testing.T) {
-	want := golden(t, "submission.v1.hex")
+	want := golden(t, "submission.v2.hex")
 	if got := sampleSubmission().Encode(nil); !bytes.Equal(got, want) {
 		t.Errorf("%s\ngot  %x\nwant %x", formatChanged, got, want)
 	}
@@ -138,7 +196,7 @@ func TestSubmissionFormat(t *testing.T) {
 
 // TestDamagedBytesAreRefused flips, cuts and extends what is good.
 func TestDamagedBytesAreRefused(t *testing.T) {
-	record, snapshot, sub := golden(t, "record.v1.hex"), golden(t, "snapshot.v1.hex"), golden(t, "submission.v1.hex")
+	record, snapshot, sub := golden(t, "record.v2.hex"), golden(t, "snapshot.v2.hex"), golden(t, "submission.v2.hex")
 	record2 := func(b []byte) error { _, err := shard.DecodeRecord(b); return err }
 	snapshot2 := func(b []byte) error { _, err := shard.DecodeSnapshot(b); return err }
 	sub2 := func(b []byte) error { _, err := shard.DecodeSubmission(b); return err }

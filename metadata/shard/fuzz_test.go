@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/binary"
 	"hash/crc32"
+	"maps"
+	"reflect"
 	"runtime"
 	"testing"
 
@@ -21,8 +23,13 @@ func bounded(t *testing.T, in []byte, decode func()) {
 	}
 }
 
+// newest is the version of records and of snapshots that is written. What was read of an
+// older one is written in this one.
+const newest = 2
+
 func FuzzDecodeRecord(f *testing.F) {
 	f.Add(golden(f, "record.v1.hex"))
+	f.Add(golden(f, "record.v2.hex"))
 	f.Add(shard.Record{Seq: 1}.Encode(nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var r shard.Record
@@ -31,8 +38,12 @@ func FuzzDecodeRecord(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if got := r.Encode(nil); !bytes.Equal(got, b) {
+		got := r.Encode(nil)
+		if b[0] == newest && !bytes.Equal(got, b) {
 			t.Fatalf("read and written again: %x, was %x", got, b)
+		}
+		if again, err := shard.DecodeRecord(got); err != nil || !reflect.DeepEqual(again, r) {
+			t.Fatalf("read, written and read again: %+v, %v, was %+v", again, err, r)
 		}
 		s := sampleState(t)
 		r.Seq = s.Seq + 1
@@ -41,15 +52,21 @@ func FuzzDecodeRecord(f *testing.F) {
 			t.Fatalf("refused with %v, but the state changed", err)
 		}
 		snap := s.EncodeSnapshot(nil)
-		if _, err := shard.DecodeSnapshot(snap); err != nil {
+		back, err := shard.DecodeSnapshot(snap)
+		if err != nil {
 			t.Fatalf("the record was taken, but leads to a state that cannot be read back: %v", err)
+		}
+		if !maps.Equal(back.Topics(), s.Topics()) {
+			t.Fatalf("the state has topics %v, read back %v", s.Topics(), back.Topics())
 		}
 	})
 }
 
 func FuzzDecodeSnapshot(f *testing.F) {
-	good := golden(f, "snapshot.v1.hex")
-	f.Add(good[:len(good)-4])
+	for _, file := range []string{"snapshot.v1.hex", "snapshot.v2.hex"} {
+		good := golden(f, file)
+		f.Add(good[:len(good)-4])
+	}
 	f.Add(shard.New().EncodeSnapshot(nil)[:9])
 	f.Fuzz(func(t *testing.T, b []byte) {
 		// The sum is made right, or hardly any input would come past it.
@@ -60,14 +77,25 @@ func FuzzDecodeSnapshot(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if got := s.EncodeSnapshot(nil); !bytes.Equal(got, b) {
+		got := s.EncodeSnapshot(nil)
+		if b[8] == newest && !bytes.Equal(got, b) {
 			t.Fatalf("read and written again: %x, was %x", got, b)
+		}
+		if again, err := shard.DecodeSnapshot(got); err != nil || !bytes.Equal(again.EncodeSnapshot(nil), got) {
+			t.Fatalf("read, written and read again: %v", err)
+		}
+		for _, tp := range s.Partitions() {
+			p := s.Partition(tp)
+			if stable := p.LastStable(); stable < 0 || stable > p.Next {
+				t.Fatalf("%s: last stable offset %d, next %d", tp, stable, p.Next)
+			}
+			p.AbortedIn(p.LogStart, p.Next)
 		}
 	})
 }
 
 func FuzzDecodeSubmission(f *testing.F) {
-	f.Add(golden(f, "submission.v1.hex"))
+	f.Add(golden(f, "submission.v2.hex"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var s *shard.Submission
 		var err error

@@ -26,8 +26,8 @@ func (a rowName) compare(b rowName) int {
 func (s *State) Rows(space Space, name string) iter.Seq2[string, []byte] {
 	rows := s.rows[rowName{space, name}]
 	return func(yield func(string, []byte) bool) {
-		for _, key := range slices.Sorted(maps.Keys(rows)) {
-			if !yield(key, rows[key]) {
+		for _, r := range rows {
+			if !yield(r.Key, r.Value) {
 				return
 			}
 		}
@@ -35,7 +35,17 @@ func (s *State) Rows(space Space, name string) iter.Seq2[string, []byte] {
 }
 
 // Row returns the value of one row, which must not be changed; nil if there is none.
-func (s *State) Row(space Space, name, key string) []byte { return s.rows[rowName{space, name}][key] }
+func (s *State) Row(space Space, name, key string) []byte {
+	rows := s.rows[rowName{space, name}]
+	if i, ok := findRow(rows, key); ok {
+		return rows[i].Value
+	}
+	return nil
+}
+
+func findRow(rows []Row, key string) (int, bool) {
+	return slices.BinarySearchFunc(rows, key, func(r Row, key string) int { return strings.Compare(r.Key, key) })
+}
 
 // Names returns the names of a space that have rows, in order.
 func (s *State) Names(space Space) []string {
@@ -67,26 +77,27 @@ func (s *State) putRows(c PutRows) {
 	name := rowName{c.Space, c.Name}
 	rows := s.rows[name]
 	for _, r := range c.Rows {
-		switch {
-		case len(r.Value) == 0:
-			delete(rows, r.Key)
-		case rows == nil:
-			rows = map[string][]byte{r.Key: r.Value}
-			s.rows[name] = rows
-		default:
-			rows[r.Key] = r.Value
+		switch i, known := findRow(rows, r.Key); {
+		case len(r.Value) > 0 && known:
+			rows[i].Value = r.Value
+		case len(r.Value) > 0:
+			rows = slices.Insert(rows, i, r)
+		case known:
+			rows = slices.Delete(rows, i, i+1)
 		}
 	}
 	if len(rows) == 0 {
 		delete(s.rows, name)
+		return
 	}
+	s.rows[name] = rows
 }
 
 // mutableGroup returns a group to be changed; tidy must follow.
 func (s *State) mutableGroup(name string) *Group {
 	g := s.groups[name]
 	if g == nil {
-		g = &Group{Offsets: map[tiering.TopicPartition]CommittedOffset{}, Producers: map[int64]*GroupProducer{}}
+		g = &Group{Offsets: map[tiering.TopicPartition]CommittedOffset{}}
 		s.groups[name] = g
 	}
 	return g
@@ -104,9 +115,16 @@ func (g *Group) producer(id int64) *GroupProducer {
 	e := g.Producers[id]
 	if e == nil {
 		e = &GroupProducer{}
-		g.Producers[id] = e
+		g.setProducer(id, e)
 	}
 	return e
+}
+
+func (g *Group) setProducer(id int64, e *GroupProducer) {
+	if g.Producers == nil {
+		g.Producers = map[int64]*GroupProducer{}
+	}
+	g.Producers[id] = e
 }
 
 // expired reports whether ExpireProducers{before} forgets the producer.

@@ -180,7 +180,7 @@ func (d *decoder) append() Append {
 
 func (d *decoder) producerBatch() ProducerAppend {
 	return ProducerAppend{
-		ProducerEpoch: int16(d.limited(1<<15-1, "producer epoch")),
+		ProducerEpoch: d.producerEpoch(),
 		FirstSeq:      d.int32("sequence"), LastSeq: d.int32("sequence"),
 		Base: tiering.Offset(d.int63("offset")), Timestamp: d.int(),
 	}

@@ -23,6 +23,12 @@ func idempotent(id int64, epoch int16, first, count int32) shard.Batch {
 	return shard.Batch{Length: 100, Count: count, MaxTimestamp: 7, ProducerID: id, ProducerEpoch: epoch, FirstSeq: first}
 }
 
+func transactional(tx shard.Transaction, first, count int32) shard.Batch {
+	b := idempotent(tx.ProducerID, tx.Epoch, first, count)
+	b.Transaction = tx.Number
+	return b
+}
+
 func plain(count int32) shard.Batch { return idempotent(-1, -1, -1, count) }
 
 func part(tp tiering.TopicPartition, batches ...shard.Batch) shard.Part {

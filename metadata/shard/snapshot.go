@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"maps"
+	"math"
 	"slices"
 
 	"github.com/floelog/floe/tiering"
@@ -20,12 +21,20 @@ import (
 //	           extents: count, each (base uvarint, epoch uvarint, extent) |
 //	           epochs: count, each (epoch uvarint, start uvarint) |
 //	           producers: count, each, by id: id uvarint | epoch | updated varint |
-//	               batches: count, each as in Append
+//	               ended uvarint | coordinator epoch varint |
+//	               batches: count, each as in Append, without the transaction
+//	           open transactions: count, each, by first offset: producer id uvarint |
+//	               epoch | number uvarint | first offset uvarint | since varint
+//	           aborted transactions: count, each, by last offset:
+//	               producer id uvarint | first offset uvarint | last offset uvarint
 //	       submissions: count, each, by session: session 16 | seq uvarint | outcomes
+//	       rows and groups: see coordinated
 //	9+n 4  CRC-32C of everything before, little-endian
+//
+// Version 1 had no transactions (ended, coordinator epoch, open, aborted), rows and groups.
 const (
 	snapshotMagic   = "FLOESNAP"
-	snapshotVersion = 1
+	snapshotVersion = 2
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -48,6 +57,7 @@ func (s *State) EncodeSnapshot(b []byte) []byte {
 		e.uint(s.submissions[id].seq)
 		e.outcomes(s.submissions[id].outcomes)
 	}
+	e.coordinated(s)
 	return binary.LittleEndian.AppendUint32(e.b, crc32.Checksum(e.b[start:], castagnoli))
 }
 
@@ -71,10 +81,30 @@ func (e *encoder) partitionState(p *Partition) {
 		e.uint(uint64(id))
 		e.uint(uint64(pr.epoch))
 		e.int(pr.updated)
+		e.uint(uint64(pr.ended))
+		e.int(int64(pr.coordinator))
 		e.uint(uint64(len(pr.batches)))
 		for _, b := range pr.batches {
 			e.producerBatch(ProducerAppend{ProducerEpoch: pr.epoch, FirstSeq: b.firstSeq, LastSeq: b.lastSeq, Base: b.base, Timestamp: b.timestamp})
 		}
+	}
+	e.transactions(p)
+}
+
+func (e *encoder) transactions(p *Partition) {
+	e.uint(uint64(len(p.open)))
+	for _, t := range p.open {
+		e.uint(uint64(t.ProducerID))
+		e.uint(uint64(t.Epoch))
+		e.uint(uint64(t.Number))
+		e.uint(uint64(t.First))
+		e.int(t.Since)
+	}
+	e.uint(uint64(len(p.aborted)))
+	for _, a := range p.aborted {
+		e.uint(uint64(a.ProducerID))
+		e.uint(uint64(a.First))
+		e.uint(uint64(a.Last))
 	}
 }
 
@@ -88,9 +118,7 @@ func DecodeSnapshot(b []byte) (*State, error) {
 		return nil, fmt.Errorf("decoding snapshot: %w: checksum does not match", ErrCorrupt)
 	}
 	d := decoder{b: b[len(snapshotMagic):n]}
-	if v := d.raw(1); v[0] != snapshotVersion {
-		return nil, fmt.Errorf("decoding snapshot: %w: version %d is not known, this agent reads up to %d", ErrCorrupt, v[0], snapshotVersion)
-	}
+	d.readVersion("snapshot", snapshotVersion)
 	s := d.state()
 	if d.err == nil && len(d.b) > 0 {
 		d.fail("trailing bytes")
@@ -130,6 +158,9 @@ func (d *decoder) state() *State {
 		}
 		before = id
 		s.submissions[id] = submitted{d.uint(), d.outcomes()}
+	}
+	if d.version >= 2 {
+		d.coordinated(s)
 	}
 	return s
 }
@@ -181,7 +212,12 @@ func (d *decoder) partitionState() *Partition {
 			return p
 		}
 		last = id
-		pr := &producer{epoch: int16(d.limited(1<<15-1, "producer epoch")), updated: d.int()}
+		pr := newProducer()
+		pr.epoch, pr.updated = d.producerEpoch(), d.int()
+		if d.version >= 2 {
+			pr.ended = d.int63("transaction")
+			pr.coordinator = int32(d.between(math.MinInt32, math.MaxInt32, "coordinator epoch"))
+		}
 		for range d.count(5, "producer batch") {
 			b := d.producerBatch()
 			if b.ProducerEpoch != pr.epoch || len(pr.batches) == maxProducerBatches {
@@ -192,5 +228,40 @@ func (d *decoder) partitionState() *Partition {
 		}
 		p.producers[id] = pr
 	}
+	if d.version >= 2 {
+		d.transactions(p)
+	}
 	return p
+}
+
+func (d *decoder) transactions(p *Partition) {
+	if n := d.count(5, "open transaction"); n > 0 {
+		p.open = make([]OpenTransaction, 0, n)
+		for range n {
+			t := OpenTransaction{
+				Transaction{d.int63("producer id"), d.producerEpoch(), d.int63("transaction")}, tiering.Offset(d.int63("offset")), d.int(),
+			}
+			e := p.producers[t.ProducerID]
+			if e == nil || e.open > 0 || t.Number < 1 || t.First >= p.Next || len(p.open) > 0 && p.open[len(p.open)-1].First > t.First {
+				d.fail("inconsistent open transaction")
+				return
+			}
+			e.open = t.Number
+			p.open = append(p.open, t)
+		}
+	}
+	if n := d.count(3, "aborted transaction"); n > 0 {
+		p.aborted = make([]abortedRun, 0, n)
+		last := tiering.Offset(-1)
+		for range n {
+			a := AbortedTransaction{d.int63("producer id"), tiering.Offset(d.int63("offset")), tiering.Offset(d.int63("offset"))}
+			if a.First >= a.Last || a.Last <= last || a.Last >= p.Next {
+				d.fail("inconsistent aborted transaction")
+				return
+			}
+			last = a.Last
+			p.aborted = append(p.aborted, abortedRun{AbortedTransaction: a})
+		}
+	}
+	p.boundAborted()
 }

@@ -42,11 +42,11 @@ type State struct {
 
 	partitions  map[tiering.TopicPartition]*Partition
 	submissions map[tiering.SessionID]submitted
-	forgotten   int64                         // greatest id of a producer that ExpireProducers has forgotten, -1 for none
-	rows        map[rowName]map[string][]byte // no entry is empty
-	groups      map[string]*Group             // no entry is empty
-	writes      uint64                        // how many CommitOffsets were applied: orders the writes of offsets
-	named       map[tiering.TopicID]int       // offsets, committed and pending, by topic
+	forgotten   int64                   // greatest id of a producer that ExpireProducers has forgotten, -1 for none
+	rows        map[rowName][]Row       // ascending by key; no entry is empty
+	groups      map[string]*Group       // no entry is empty
+	writes      uint64                  // how many CommitOffsets were applied: orders the writes of offsets
+	named       map[tiering.TopicID]int // offsets, committed and pending, by topic
 	inlineBytes int64
 	inlineRuns  int
 }
@@ -99,7 +99,7 @@ func New() *State {
 	return &State{
 		partitions:  map[tiering.TopicPartition]*Partition{},
 		submissions: map[tiering.SessionID]submitted{},
-		rows:        map[rowName]map[string][]byte{},
+		rows:        map[rowName][]Row{},
 		groups:      map[string]*Group{},
 		named:       map[tiering.TopicID]int{},
 		forgotten:   -1,

@@ -10,11 +10,12 @@ import (
 // submissionVersion is the version of the form in which submissions and their outcomes
 // travel between agents.
 //
-//	version 1 | session 16 | seq uvarint
+//	version 2 | session 16 | seq uvarint
 //	parts: count, each: partition | segment session 16 | segment seq uvarint | position uvarint | inline bytes |
 //	    batches: count, each: length, count uvarint | max timestamp varint |
-//	        producer id varint | producer epoch varint | first seq varint
-const submissionVersion = 1
+//	        producer id varint | producer epoch varint | first seq varint |
+//	        transaction uvarint
+const submissionVersion = 2
 
 // Encode appends the submission's wire form to b.
 func (s *Submission) Encode(b []byte) []byte {
@@ -37,6 +38,7 @@ func (s *Submission) Encode(b []byte) []byte {
 			e.int(x.ProducerID)
 			e.int(int64(x.ProducerEpoch))
 			e.int(int64(x.FirstSeq))
+			e.uint(uint64(x.Transaction))
 		}
 	}
 	return e.b
@@ -57,13 +59,14 @@ func DecodeSubmission(b []byte) (*Submission, error) {
 		p.Segment.Seq = d.uint()
 		p.Position = tiering.Position(d.int63("position"))
 		p.Inline = d.bytes()
-		p.Batches = make([]Batch, d.count(6, "batch"))
+		p.Batches = make([]Batch, d.count(7, "batch"))
 		for j := range p.Batches {
 			p.Batches[j] = Batch{
 				Length: d.int32("batch length"), Count: d.int32("record count"), MaxTimestamp: d.int(),
 				ProducerID:    d.int(),
 				ProducerEpoch: int16(d.between(math.MinInt16, math.MaxInt16, "producer epoch")),
 				FirstSeq:      int32(d.between(math.MinInt32, math.MaxInt32, "sequence")),
+				Transaction:   d.int63("transaction"),
 			}
 		}
 		if err := p.check(); d.err == nil && err != nil {

@@ -12,7 +12,7 @@ import (
 // abortedRun is an aborted transaction, with what lets a reader stop looking.
 type abortedRun struct {
 	AbortedTransaction
-	// stable bounds from below where the transactions begin that ended after this one.
+	// stable bounds from below where the aborted transactions begin that ended after this one.
 	stable tiering.Offset
 }
 
@@ -82,19 +82,27 @@ func (p *Partition) begin(e *producer, b ProducerAppend, now int64) {
 // mark appends a marker and ends what it ends.
 func (s *State) mark(r Record, m Mark) {
 	p := s.mutable(m.Partition)
-	s.extend(r, p, []tiering.Extent{{
-		Count: 1, MaxTimestamp: m.Timestamp, Length: int32(len(m.Batch)), Inline: m.Batch,
-	}})
+	s.extend(r, p, []tiering.Extent{m.extent()})
 	e := p.producer(m.Transaction.ProducerID)
 	if e.open > 0 && e.open <= m.Transaction.Number {
-		i := slices.IndexFunc(p.open, func(t OpenTransaction) bool { return t.ProducerID == m.Transaction.ProducerID })
-		first := p.open[i].First
-		p.open = slices.Delete(slices.Clone(p.open), i, i+1)
+		first := p.closeOpen(m.Transaction.ProducerID)
 		if !m.Commit {
 			p.aborted = append(p.aborted, abortedRun{AbortedTransaction{m.Transaction.ProducerID, first, m.Base}, p.LastStable()})
 		}
 	}
 	e.conclude(m.Transaction, m.Coordinator, r.Time)
+}
+
+// closeOpen takes a producer out of the open transactions and returns where its began.
+func (p *Partition) closeOpen(id int64) tiering.Offset {
+	i := slices.IndexFunc(p.open, func(t OpenTransaction) bool { return t.ProducerID == id })
+	first := p.open[i].First
+	if len(p.open) == 1 {
+		p.open = nil
+	} else {
+		p.open = slices.Delete(slices.Clone(p.open), i, i+1)
+	}
+	return first
 }
 
 // conclude remembers the end of a transaction, and of all before it.
@@ -110,10 +118,26 @@ func (e *producer) conclude(t Transaction, coordinator int32, now int64) {
 	e.updated = max(e.updated, now)
 }
 
+// boundAborted works out abortedRun.stable of aborted transactions that were read: what ended
+// after one is aborted, open, committed and of no interest, or has not begun.
+func (p *Partition) boundAborted() {
+	bound := p.LastStable()
+	for i := len(p.aborted) - 1; i >= 0; i-- {
+		p.aborted[i].stable = bound
+		bound = min(bound, p.aborted[i].First)
+	}
+}
+
 // trimAborted forgets the aborted transactions that nobody can read any more.
 func (p *Partition) trimAborted() {
 	i := sort.Search(len(p.aborted), func(i int) bool { return p.aborted[i].Last >= p.LogStart })
-	p.aborted = slices.Clone(p.aborted[i:])
+	switch i {
+	case 0:
+	case len(p.aborted):
+		p.aborted = nil
+	default:
+		p.aborted = slices.Clone(p.aborted[i:])
+	}
 }
 
 // admits reports whether a batch may be written as far as transactions are concerned: it
