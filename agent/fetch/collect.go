@@ -22,7 +22,9 @@ type collector struct {
 	limit      int
 	oneAtLeast bool // the first batch is taken whatever its size
 	from       tiering.Offset
+	end        tiering.Offset // no batch from here on is taken
 
+	next    tiering.Offset // behind the last batch that was taken
 	slices  [][]byte
 	bytes   int
 	full    bool
@@ -45,6 +47,10 @@ func (c *collector) extent(e *tiering.Extent, data [][]byte) error {
 			return fmt.Errorf("%w: a batch of %d bytes and last offset delta %d does not fit the extent", objstore.ErrCorrupt, size, last)
 		}
 		base := next
+		if base >= c.end {
+			c.full = true
+			return nil
+		}
 		next += tiering.Offset(last) + 1
 		if next <= c.from {
 			if err := in.skip(size); err != nil {
@@ -59,6 +65,7 @@ func (c *collector) extent(e *tiering.Extent, data [][]byte) error {
 		if err := c.take(&in, size, base, e.Epoch); err != nil {
 			return err
 		}
+		c.next = next
 	}
 	if next != e.End() {
 		return fmt.Errorf("%w: the extent ends at offset %d, its batches at %d", objstore.ErrCorrupt, e.End(), next)

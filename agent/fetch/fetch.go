@@ -7,7 +7,10 @@
 //  2. An offset is called out of range only after a linearizable read of the shard's head
 //     (RELIABILITY I22); a reader ahead of a lagging view waits for the view.
 //  3. Waiting requests wait for events, never in turn: any partition's commit wakes them.
-//  4. Cached bytes are shared between readers and never changed: the 16 bytes that differ
+//  4. A read_committed request sees only what lies below the last stable offset, and is told of
+//     every aborted transaction in it, by the same look at the view: both never go back, and
+//     a view that lags knows less of both.
+//  5. Cached bytes are shared between readers and never changed: the 16 bytes that differ
 //     (base offset, leader epoch) are written into a copy.
 //
 // All exported methods may be called concurrently.
@@ -17,6 +20,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -65,6 +69,9 @@ type Request struct {
 	MaxWait    time.Duration
 	Partitions []Partition
 
+	// ReadCommitted asks for what lies below the last stable offset only (KIP-98).
+	ReadCommitted bool
+
 	// Admit, if set, is called once before the first record is read, with the bytes that
 	// there are. If it returns fewer, they are the limit in the place of MaxBytes; if false,
 	// nothing is read.
@@ -77,8 +84,22 @@ type Result struct {
 	HighWatermark tiering.Offset
 	LastStable    tiering.Offset
 	LogStart      tiering.Offset
-	Records       [][]byte // whole batches, patched; immutable
-	Bytes         int      // of Records
+	Aborted       []shard.AbortedTransaction // with offsets among the records, ascending by Last; where ReadCommitted
+	Records       [][]byte                   // whole batches, patched; immutable
+	Bytes         int                        // of Records
+}
+
+// end returns where the offsets that a request may see end.
+func (r *Result) end(readCommitted bool) tiering.Offset {
+	if readCommitted {
+		return r.LastStable
+	}
+	return r.HighWatermark
+}
+
+// watermarks fills in what a look at a partition says of it as a whole.
+func (r *Result) watermarks(p *shard.Partition) {
+	r.HighWatermark, r.LastStable, r.LogStart = p.Next, p.LastStable(), p.LogStart
 }
 
 // Reader serves fetches.
@@ -137,7 +158,7 @@ func (r *Reader) read(ctx context.Context, req *Request, available int, results 
 	var due []int // partitions that have something to read
 	sum := 0
 	for i := range req.Partitions {
-		if p := &req.Partitions[i]; results[i].Code == 0 && p.Offset < results[i].HighWatermark {
+		if p := &req.Partitions[i]; results[i].Code == 0 && p.Offset < results[i].end(req.ReadCommitted) {
 			due = append(due, i)
 			sum += min(p.MaxBytes, req.MaxBytes)
 		}
@@ -155,8 +176,8 @@ func (r *Reader) read(ctx context.Context, req *Request, available int, results 
 	one := func(n, left int) {
 		p, res := &req.Partitions[due[n]], &results[due[n]]
 		if limit := min(p.MaxBytes, left); limit > 0 || left == most {
-			if err := r.readPartition(ctx, p, limit, left == most, res); err != nil {
-				res.Code, res.Records, res.Bytes = codeOf(err), nil, 0
+			if err := r.readPartition(ctx, p, wanted{limit, left == most, req.ReadCommitted}, res); err != nil {
+				res.Code, res.Records, res.Bytes, res.Aborted = codeOf(err), nil, 0, nil
 			}
 		}
 	}
@@ -199,14 +220,21 @@ func codeOf(err error) int16 {
 	return kerr.KafkaStorageError.Code
 }
 
+// wanted is how much of a partition is read.
+type wanted struct {
+	limit         int  // in bytes
+	oneAtLeast    bool // but the first batch whatever its size
+	readCommitted bool
+}
+
 // readPartition reads batches from the partition's offset on.
-func (r *Reader) readPartition(ctx context.Context, p *Partition, limit int, oneAtLeast bool, res *Result) error {
+func (r *Reader) readPartition(ctx context.Context, p *Partition, want wanted, res *Result) error {
 	for attempt := 1; ; attempt++ {
-		run := r.extents(p, res)
+		run := r.extents(p, want, res)
 		if res.Code != 0 {
 			return nil
 		}
-		out := collector{limit: limit, oneAtLeast: oneAtLeast, from: p.Offset}
+		out := collector{limit: want.limit, oneAtLeast: want.oneAtLeast, from: p.Offset, end: res.end(want.readCommitted)}
 		err := r.collect(ctx, p, run, &out)
 		if errors.Is(err, objstore.ErrNotFound) && attempt == 1 {
 			// The extent may have been replaced since: look again with what is committed now.
@@ -220,6 +248,9 @@ func (r *Reader) readPartition(ctx context.Context, p *Partition, limit int, one
 		}
 		// What was read before an error is good; the consumer meets the error next time.
 		res.Records, res.Bytes = out.slices, out.bytes
+		if next := out.next; len(res.Aborted) > 0 {
+			res.Aborted = slices.DeleteFunc(res.Aborted, func(a shard.AbortedTransaction) bool { return a.First >= next })
+		}
 		return nil
 	}
 }
@@ -258,15 +289,42 @@ func (r *Reader) bytesOf(ctx context.Context, run []tiering.Extent, i int, dst [
 // extents returns the extents from the partition's offset on, and the watermarks that go
 // with them: the view may have moved since the plan, and no answer may hold records beyond
 // its own high watermark, or skip records that were trimmed meanwhile.
-func (r *Reader) extents(p *Partition, res *Result) (run []tiering.Extent) {
+func (r *Reader) extents(p *Partition, want wanted, res *Result) (run []tiering.Extent) {
 	r.views.View(p.Shard).Read(func(s *shard.State) {
 		ps := s.Partition(p.Partition)
-		res.HighWatermark, res.LastStable, res.LogStart = ps.Next, ps.Next, ps.LogStart
+		res.watermarks(ps)
 		if p.Offset < ps.LogStart {
 			res.Code = kerr.OffsetOutOfRange.Code
 			return
 		}
 		run = ps.Extents[ps.Find(p.Offset):]
+		if want.readCommitted {
+			// Some of these may lie behind the last batch that fits; but a later look at the view
+			// may no longer know those of records that were trimmed meanwhile.
+			run = reach(run, res.LastStable, want.limit)
+			res.Aborted = nil
+			if n := len(run); n > 0 {
+				res.Aborted = ps.AbortedIn(p.Offset, min(run[n-1].End(), res.LastStable))
+			}
+		}
 	})
+	return run
+}
+
+// reach cuts a run of extents behind the last one that a reader comes to who starts within
+// the first, stops at end and takes limit bytes, or one batch.
+func reach(run []tiering.Extent, end tiering.Offset, limit int) []tiering.Extent {
+	n := 0
+	for i := range run {
+		if run[i].Base >= end {
+			return run[:i]
+		}
+		if i > 0 {
+			n += int(run[i].Length)
+		}
+		if n >= limit {
+			return run[:i+1]
+		}
+	}
 	return run
 }

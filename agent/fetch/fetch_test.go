@@ -30,7 +30,7 @@ const shards = 2
 
 // log is a log of its own: journals over a metadata store in memory, segments in another.
 type log struct {
-	t       *testing.T
+	t       testing.TB
 	meta    *memory.Server
 	objects *memstore.Store
 	set     *journal.Set
@@ -55,47 +55,55 @@ func (session) Lost() <-chan struct{}     { return nil }
 // withLog runs f in a bubble of virtual time with a log that is led here.
 func withLog(t *testing.T, f func(l *log)) {
 	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithCancel(t.Context())
-		l := &log{t: t, meta: memory.New(), objects: memstore.New()}
-		keys := metadata.NewKeys("test")
-		store := l.meta.Client("agent")
-		lease, err := store.Grant(ctx, time.Hour)
-		if err != nil {
-			t.Fatal(err)
-		}
-		l.session = session{tiering.SessionID{1}, lease}
-		if _, err := store.Txn(ctx, metadata.Txn{Then: []metadata.Op{metadata.PutLeased(keys.Session(l.session.id), []byte("{}"), lease)}}); err != nil {
-			t.Fatal(err)
-		}
-		nonce := uint64(0)
-		l.set = journal.New(journal.Config{Keys: keys, Shards: shards}, journal.Parts{
-			Store: store, Objects: l.objects, Log: slog.New(slog.DiscardHandler), Now: time.Now,
-			Nonce:   func() uint64 { nonce++; return nonce },
-			Applied: func(id tiering.ShardID, r *shard.Record) { l.reader.Applied(id, r) },
-		})
-		c, err := cache.New(l.objects, segment.VerifyBatches, cache.Options{Capacity: 64 << 20})
-		if err != nil {
-			t.Fatal(err)
-		}
-		l.reader = fetch.NewReader(l.set, c)
-		var running sync.WaitGroup
-		running.Go(func() {
-			if err := l.set.Run(ctx); err != nil {
-				t.Error("following the journals:", err)
-			}
-		})
-		<-l.set.Loaded()
-		for id := range tiering.ShardID(shards) {
-			if _, err := l.set.Acquire(ctx, l.session, id); err != nil {
-				t.Fatal(err)
-			}
-		}
+		l, done := open(t)
 		f(l)
+		done()
+	})
+}
+
+// open returns a log that is led here, until done is called.
+func open(t testing.TB) (l *log, done func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	l = &log{t: t, meta: memory.New(), objects: memstore.New()}
+	keys := metadata.NewKeys("test")
+	store := l.meta.Client("agent")
+	lease, err := store.Grant(ctx, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.session = session{tiering.SessionID{1}, lease}
+	if _, err := store.Txn(ctx, metadata.Txn{Then: []metadata.Op{metadata.PutLeased(keys.Session(l.session.id), []byte("{}"), lease)}}); err != nil {
+		t.Fatal(err)
+	}
+	nonce := uint64(0)
+	l.set = journal.New(journal.Config{Keys: keys, Shards: shards}, journal.Parts{
+		Store: store, Objects: l.objects, Log: slog.New(slog.DiscardHandler), Now: time.Now,
+		Nonce:   func() uint64 { nonce++; return nonce },
+		Applied: func(id tiering.ShardID, r *shard.Record) { l.reader.Applied(id, r) },
+	})
+	c, err := cache.New(l.objects, segment.VerifyBatches, cache.Options{Capacity: 64 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.reader = fetch.NewReader(l.set, c)
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := l.set.Run(ctx); err != nil {
+			t.Error("following the journals:", err)
+		}
+	})
+	<-l.set.Loaded()
+	for id := range tiering.ShardID(shards) {
+		if _, err := l.set.Acquire(ctx, l.session, id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return l, func() {
 		cancel()
 		running.Wait()
 		c.Close()
 		l.meta.Close()
-	})
+	}
 }
 
 func partition(p int32) tiering.TopicPartition {
@@ -108,9 +116,14 @@ type rec struct {
 	at    int64
 }
 
-func encode(t *testing.T, recs ...rec) []byte {
+func encode(t testing.TB, recs ...rec) []byte {
 	t.Helper()
-	b := batch.NewBuilder(batch.PlainFields(recs[0].at))
+	return encodeAs(t, batch.PlainFields(recs[0].at), recs...)
+}
+
+func encodeAs(t testing.TB, f batch.Fields, recs ...rec) []byte {
+	t.Helper()
+	b := batch.NewBuilder(f)
 	for i, r := range recs {
 		b.Add(batch.Record{OffsetDelta: int32(i), TimestampDelta: r.at - recs[0].at, Value: []byte(r.value)})
 	}
@@ -125,6 +138,12 @@ func encode(t *testing.T, recs ...rec) []byte {
 // or as one segment.
 func (l *log) append(p int32, inline bool, batches ...[]byte) {
 	l.t.Helper()
+	l.appendIn(nil, p, inline, batches...)
+}
+
+// appendIn is append with the numbers of the transactions that are open, by producer.
+func (l *log) appendIn(open map[int64]int64, p int32, inline bool, batches ...[]byte) {
+	l.t.Helper()
 	part := shard.Part{Partition: partition(p)}
 	var metas []shard.Batch
 	for _, b := range batches {
@@ -132,7 +151,8 @@ func (l *log) append(p int32, inline bool, batches ...[]byte) {
 		if err != nil {
 			l.t.Fatal(err)
 		}
-		metas = append(metas, shard.Batch{Length: int32(len(b)), Count: v.Count(), MaxTimestamp: v.MaxTimestamp(), ProducerID: -1})
+		metas = append(metas, shard.Batch{Length: int32(len(b)), Count: v.Count(), MaxTimestamp: v.MaxTimestamp(),
+			ProducerID: v.ProducerID(), ProducerEpoch: v.ProducerEpoch(), FirstSeq: v.BaseSequence(), Transaction: open[v.ProducerID()]})
 	}
 	part.Batches = metas
 	if inline {
@@ -151,7 +171,12 @@ func (l *log) append(p int32, inline bool, batches ...[]byte) {
 	}
 	l.subs[p]++
 	l.propose(p, func(d *shard.Draft) error {
-		_, err := d.Submit(&shard.Submission{Session: l.session.id, Seq: l.subs[p], Parts: []shard.Part{part}})
+		outcomes, err := d.Submit(&shard.Submission{Session: l.session.id, Seq: l.subs[p], Parts: []shard.Part{part}})
+		for _, o := range outcomes {
+			if o.Code != shard.OK {
+				err = errors.Join(err, fmt.Errorf("a batch is refused: %+v", o))
+			}
+		}
 		return err
 	})
 }
@@ -198,6 +223,10 @@ func (l *log) text(r fetch.Result) string {
 			l.t.Errorf("a batch carries leader epoch %d, want 1", v.LeaderEpoch())
 		}
 		rest = tail
+		if v.IsControl() {
+			out += fmt.Sprintf("%d=%s ", v.BaseOffset(), marker(l.t, v))
+			continue
+		}
 		for rec, err := range v.Records(nil) {
 			if err != nil {
 				l.t.Fatal(err)
@@ -206,6 +235,18 @@ func (l *log) text(r fetch.Result) string {
 		}
 	}
 	return out
+}
+
+// marker is what a control batch says.
+func marker(t testing.TB, v batch.View) string {
+	commit, _, err := batch.ReadMarker(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if commit {
+		return fmt.Sprintf("commit(%d)", v.ProducerID())
+	}
+	return fmt.Sprintf("abort(%d)", v.ProducerID())
 }
 
 func from(p int32, offset tiering.Offset, maxBytes int) fetch.Partition {
@@ -386,14 +427,14 @@ func TestOffsetsByTimestamp(t *testing.T) {
 			300: {Offset: 1, Timestamp: 300, Epoch: 1},
 			301: fetch.NoOffset,
 		} {
-			if got, err := l.reader.ByTimestamp(l.t.Context(), id, tp, ask); err != nil || got != want {
+			if got, err := l.reader.ByTimestamp(l.t.Context(), id, tp, ask, false); err != nil || got != want {
 				t.Errorf("by timestamp %d: %v, %v, want %v", ask, got, err, want)
 			}
 		}
-		if got, err := l.reader.MaxTimestamp(l.t.Context(), id, tp); err != nil || got != (fetch.Offset{Offset: 1, Timestamp: 300, Epoch: 1}) {
+		if got, err := l.reader.MaxTimestamp(l.t.Context(), id, tp, false); err != nil || got != (fetch.Offset{Offset: 1, Timestamp: 300, Epoch: 1}) {
 			t.Errorf("max timestamp: %v, %v, want offset 1", got, err)
 		}
-		if got := l.reader.Latest(id, tp); got.Offset != 5 {
+		if got := l.reader.Latest(id, tp, false); got.Offset != 5 {
 			t.Errorf("latest is %v, want 5", got)
 		}
 		if e, end := l.reader.EpochEnd(id, tp, 1); e != 1 || end != 5 {

@@ -24,9 +24,15 @@ var NoOffset = Offset{-1, -1, -1}
 // The questions below are answered from the view: the caller syncs it first where the
 // answer must not be older than the question.
 
-// Latest returns the high watermark and the epoch of the newest record.
-func (r *Reader) Latest(id tiering.ShardID, tp tiering.TopicPartition) (out Offset) {
-	r.partition(id, tp, func(p *shard.Partition) { out = Offset{p.Next, -1, p.LastEpoch()} })
+// Latest returns the high watermark, or where readCommitted the last stable offset (KIP-98),
+// and the epoch of the newest record.
+func (r *Reader) Latest(id tiering.ShardID, tp tiering.TopicPartition, readCommitted bool) (out Offset) {
+	r.partition(id, tp, func(p *shard.Partition) {
+		out = Offset{p.Next, -1, p.LastEpoch()}
+		if readCommitted {
+			out.Offset = p.LastStable()
+		}
+	})
 	return out
 }
 
@@ -36,9 +42,10 @@ func (r *Reader) Earliest(id tiering.ShardID, tp tiering.TopicPartition) (out Of
 	return out
 }
 
-// ByTimestamp returns the first record whose timestamp is at least ms.
-func (r *Reader) ByTimestamp(ctx context.Context, id tiering.ShardID, tp tiering.TopicPartition, ms int64) (Offset, error) {
-	return r.search(ctx, id, tp, func(run []tiering.Extent) (int, int64) {
+// ByTimestamp returns the first record whose timestamp is at least ms. Where readCommitted,
+// there is none if that record lies beyond the last stable offset, as in Kafka.
+func (r *Reader) ByTimestamp(ctx context.Context, id tiering.ShardID, tp tiering.TopicPartition, ms int64, readCommitted bool) (Offset, error) {
+	return r.search(ctx, id, tp, readCommitted, func(run []tiering.Extent) (int, int64) {
 		for i := range run {
 			if run[i].MaxTimestamp >= ms {
 				return i, ms
@@ -48,9 +55,10 @@ func (r *Reader) ByTimestamp(ctx context.Context, id tiering.ShardID, tp tiering
 	})
 }
 
-// MaxTimestamp returns the first record with the greatest timestamp (KIP-734).
-func (r *Reader) MaxTimestamp(ctx context.Context, id tiering.ShardID, tp tiering.TopicPartition) (Offset, error) {
-	return r.search(ctx, id, tp, func(run []tiering.Extent) (int, int64) {
+// MaxTimestamp returns the first record with the greatest timestamp (KIP-734), by the same
+// rule.
+func (r *Reader) MaxTimestamp(ctx context.Context, id tiering.ShardID, tp tiering.TopicPartition, readCommitted bool) (Offset, error) {
+	return r.search(ctx, id, tp, readCommitted, func(run []tiering.Extent) (int, int64) {
 		at := -1
 		for i := range run {
 			if at < 0 || run[i].MaxTimestamp > run[at].MaxTimestamp {
@@ -84,12 +92,17 @@ func epochOf(p *shard.Partition, offset tiering.Offset) tiering.LeaderEpoch {
 
 // search lets pick choose an extent and a least timestamp, and returns the first record of
 // that extent, or of a later one, that is as new and not below the log start.
-func (r *Reader) search(ctx context.Context, id tiering.ShardID, tp tiering.TopicPartition, pick func([]tiering.Extent) (int, int64)) (Offset, error) {
+func (r *Reader) search(ctx context.Context, id tiering.ShardID, tp tiering.TopicPartition, readCommitted bool, pick func([]tiering.Extent) (int, int64)) (Offset, error) {
 	var run []tiering.Extent
-	var start tiering.Offset
-	r.partition(id, tp, func(p *shard.Partition) { run, start = p.Extents, p.LogStart })
+	var start, end tiering.Offset
+	r.partition(id, tp, func(p *shard.Partition) {
+		run, start, end = p.Extents, p.LogStart, p.Next
+		if readCommitted {
+			end = p.LastStable()
+		}
+	})
 	i, ms := pick(run)
-	for ; i >= 0 && i < len(run); i++ {
+	for ; i >= 0 && i < len(run) && run[i].Base < end; i++ {
 		if run[i].MaxTimestamp < ms {
 			continue
 		}
@@ -101,7 +114,10 @@ func (r *Reader) search(ctx context.Context, id tiering.ShardID, tp tiering.Topi
 		if err != nil {
 			return NoOffset, fmt.Errorf("%s: looking for timestamp %d: %w", tp, ms, err)
 		}
-		if ok {
+		switch {
+		case ok && found.Offset >= end:
+			return NoOffset, nil
+		case ok:
 			return found, nil
 		}
 	}

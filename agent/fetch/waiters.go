@@ -89,6 +89,8 @@ func (ws *waiters) applied(id tiering.ShardID, r *shard.Record) {
 		switch c := c.(type) {
 		case shard.Append:
 			ws.wakeLocked(c.Partition)
+		case shard.Mark: // records as well, and the last stable offset may have moved
+			ws.wakeLocked(c.Partition)
 		case shard.Trim:
 			ws.wakeLocked(c.Partition)
 		}
