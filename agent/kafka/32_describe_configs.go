@@ -18,12 +18,15 @@ import (
 // Topics: every config with its value, where it comes from and what would stand without
 // the override. An agent, by its node id: the settings that Kafka has a name for,
 // read-only, and never a secret. The cluster-wide default (empty name) has no entries.
-// Loggers, client metrics and groups have no configs here: INVALID_REQUEST says so.
+// A group: its own configs over the agent's settings (KIP-848), from its coordinator. Loggers
+// and client metrics have no configs here: INVALID_REQUEST says so.
 //
 //   - v3: types and documentation (KIP-569); v4: flexible
 
 func (h *Handler) describeConfigs(ctx context.Context, req *kmsg.DescribeConfigsRequest) kmsg.Response {
 	resp := req.ResponseKind().(*kmsg.DescribeConfigsResponse)
+	ctx, cancel := context.WithTimeout(ctx, alterTimeout)
+	defer cancel()
 	r := h.resolve()
 	for i := range req.Resources {
 		in := &req.Resources[i]
@@ -64,6 +67,8 @@ func (h *Handler) describeResource(ctx context.Context, r *resolver, in *kmsg.De
 			return nil, err
 		}
 		return h.describeSelf(), nil
+	case kmsg.ConfigResourceTypeGroupConfig:
+		return h.describeGroupConfigs(ctx, in.ResourceName)
 	}
 	return nil, unsupportedResource(in.ResourceType)
 }
@@ -86,8 +91,6 @@ func unsupportedResource(t kmsg.ConfigResourceType) error {
 		return refuse(kerr.InvalidRequest, "agents have no loggers that can be configured through this API")
 	case kmsg.ConfigResourceTypeClientMetrics:
 		return refuse(kerr.InvalidRequest, "client metrics subscriptions are not supported")
-	case kmsg.ConfigResourceTypeGroupConfig:
-		return refuse(kerr.InvalidRequest, "group configs are not supported")
 	}
 	return refuse(kerr.InvalidRequest, "Unexpected resource type %d", int8(t))
 }
@@ -156,7 +159,11 @@ func (h *Handler) describeSelf() []kmsg.DescribeConfigsResponseResourceConfig {
 		"default.replication.factor": strconv.Itoa(int(s.ReplicationFactor)),
 		"fetch.max.bytes":            strconv.Itoa(s.FetchMaxBytes),
 		"max.incremental.fetch.session.cache.slots": strconv.Itoa(s.MaxFetchSessions),
-		"log.dirs": s.StoreName,
+		"log.dirs":                  s.StoreName,
+		"offset.metadata.max.bytes": strconv.Itoa(s.OffsetMetadataMax),
+	}
+	for i := range groupConfigs {
+		groupConfigs[i].settings(&s, values)
 	}
 	types := map[string]kmsg.ConfigType{}
 	for _, k := range topicconfig.All() {

@@ -48,7 +48,7 @@ func TestRangesAreKafkas(t *testing.T) {
 		if m := kmsg.RequestForKey(key).MaxVersion(); hi > m {
 			t.Errorf("%s: version %d cannot be decoded", kmsg.NameForKey(key), hi)
 		}
-		want := map[int16]int16{0: 3, 1: 4, 2: 1, 19: 2, 20: 1, 23: 2, 32: 1, 35: 1}[key] // KIP-896
+		want := map[int16]int16{0: 3, 1: 4, 2: 1, 8: 2, 9: 1, 19: 2, 20: 1, 23: 2, 32: 1, 35: 1}[key] // KIP-896
 		if lo != want {
 			t.Errorf("%s: from version %d, Kafka from %d", kmsg.NameForKey(key), lo, want)
 		}
@@ -89,7 +89,7 @@ func TestApiVersionsRefusals(t *testing.T) {
 
 func TestUnservedEndsTheConnection(t *testing.T) {
 	w := newWorld(t)
-	for _, req := range []kmsg.Request{&kmsg.FetchRequest{Version: 3}, &kmsg.JoinGroupRequest{Version: 5}, &kmsg.ProduceRequest{Version: 2}} {
+	for _, req := range []kmsg.Request{&kmsg.FetchRequest{Version: 3}, &kmsg.ShareGroupHeartbeatRequest{Version: 1}, &kmsg.ProduceRequest{Version: 2}} {
 		p := w.start(req)
 		if <-p.Done(); !p.Response().Close {
 			t.Errorf("%T is answered", req)

@@ -72,7 +72,8 @@ func TestDescribeOtherResources(t *testing.T) {
 		{kmsg.ConfigResourceTypeBroker, "one", kerr.InvalidRequest.Code},
 		{kmsg.ConfigResourceTypeBrokerLogger, "1", kerr.InvalidRequest.Code},
 		{kmsg.ConfigResourceTypeClientMetrics, "x", kerr.InvalidRequest.Code},
-		{kmsg.ConfigResourceTypeGroupConfig, "g", kerr.InvalidRequest.Code},
+		{kmsg.ConfigResourceTypeGroupConfig, "g", 0},
+		{kmsg.ConfigResourceTypeGroupConfig, "", kerr.InvalidRequest.Code},
 		{77, "x", kerr.InvalidRequest.Code},
 	} {
 		versions(w, 32, func(v int16) {
@@ -188,7 +189,9 @@ func TestAlterConfigsReplacesAll(t *testing.T) {
 			{"t", "retention.ms", 2, str("x"), kerr.InvalidConfig.Code},
 			{"none", "retention.ms", 2, str("5"), kerr.UnknownTopicOrPartition.Code},
 			{"1", "log.retention.ms", 4, str("5"), kerr.InvalidRequest.Code},
-			{"g", "x", 32, str("5"), kerr.InvalidRequest.Code},
+			{"g", "x", 32, str("5"), kerr.InvalidConfig.Code},
+			{"", "x", 32, str("5"), kerr.InvalidRequest.Code},
+			{"g", "x", 16, str("5"), kerr.InvalidRequest.Code},
 		} {
 			if got := alter(false, c.resource, c.kind, c.name, c.value); got != c.want {
 				t.Errorf("v%d: %+v: %d", v, c, got)

@@ -80,6 +80,14 @@ func message(err error) *string {
 	return &text
 }
 
+// codeText returns Kafka's text for a code: nil for 0.
+func codeText(code int16) *string {
+	if k := kerr.TypedErrorForCode(code); k != nil {
+		return &k.Description
+	}
+	return nil
+}
+
 // dataCode is code for Produce, Fetch and offset requests. What is the agent's trouble,
 // not the client's, becomes KAFKA_STORAGE_ERROR: all clients repeat that after they
 // refreshed their metadata, while consumers stop at codes that they do not expect.
@@ -109,6 +117,8 @@ func coordinatorCode(err error) int16 {
 		return kerr.CoordinatorNotAvailable.Code
 	case kerr.NotLeaderForPartition.Code:
 		return kerr.NotCoordinator.Code
+	case kerr.InvalidTopicException.Code: // there is no topic of such a name
+		return kerr.UnknownTopicOrPartition.Code
 	default:
 		return c
 	}

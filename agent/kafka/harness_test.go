@@ -31,6 +31,7 @@ type world struct {
 	prod    *producer
 	reader  *reader
 	offsets *offsets
+	groups  *groups
 	clock   time.Time
 }
 
@@ -64,7 +65,7 @@ func newWorldOf(t testing.TB, log *memlog, change ...func(*kafka.Settings)) *wor
 	w := &world{t: t, ctx: ctx, topics: topics, store: store, clock: time.UnixMilli(1_700_000_000_000),
 		cluster: &cluster{id: id.ID, self: 1, epochs: map[tiering.ShardID]tiering.LeaderEpoch{}, leaders: map[tiering.ShardID]int32{},
 			agents: []kafka.Agent{{1, "a.example", 9092, "zone-a"}, {2, "b.example", 9093, "zone-b"}, {3, "c.example", 9094, ""}}},
-		prod: &producer{}, reader: &reader{}, offsets: &offsets{}}
+		prod: &producer{}, reader: &reader{}, offsets: &offsets{}, groups: newGroups()}
 	s := kafka.DefaultSettings()
 	for _, f := range change {
 		f(&s)
@@ -72,6 +73,7 @@ func newWorldOf(t testing.TB, log *memlog, change ...func(*kafka.Settings)) *wor
 	parts := kafka.Parts{
 		Topics: topics, Changes: topics, Cluster: w.cluster, Producer: w.prod, Reader: w.reader,
 		Offsets: w.offsets, Records: w.offsets, ProducerIDs: catalogue.NewProducerIDs(store, keys),
+		Groups: w.groups,
 	}
 	if log != nil {
 		parts.Producer, parts.Reader, parts.Offsets = log, log, log

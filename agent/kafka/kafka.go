@@ -22,6 +22,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"sync"
 	"time"
 
@@ -62,6 +63,15 @@ type Settings struct {
 	// 250 bytes. Kafka has 1000 sessions and no bound on partitions.
 	MaxFetchSessions, MaxFetchSessionPartitions int
 
+	// OffsetMetadataMax bounds what a client may say beside an offset that it commits, in
+	// characters (offset.metadata.max.bytes). It is kept in the coordinator's memory.
+	OffsetMetadataMax int
+
+	// ConsumerSession and ConsumerHeartbeat are what the configs of a consumer group may be
+	// (KIP-848), and are where they are not set: the time after which a silent member is
+	// removed, and how often members are told to speak. The zero values stand for Kafka's.
+	ConsumerSession, ConsumerHeartbeat Between
+
 	// StoreName is what DescribeLogDirs calls the object store. No credentials.
 	StoreName string
 
@@ -70,18 +80,34 @@ type Settings struct {
 	BrokerConfigs map[string]string
 }
 
+// Between is a default and the least and the most that may stand in its place.
+type Between struct{ Default, Least, Most time.Duration }
+
+// Kafka's defaults and bounds of a consumer group's configs.
+var (
+	consumerSession   = Between{45 * time.Second, 45 * time.Second, time.Minute}
+	consumerHeartbeat = Between{5 * time.Second, 5 * time.Second, 15 * time.Second}
+)
+
+func (b Between) sound() bool {
+	return b.Least > 0 && b.Least <= b.Default && b.Default <= b.Most && b.Most <= math.MaxInt32*time.Millisecond
+}
+
 // DefaultSettings returns Kafka's defaults where it has one.
 func DefaultSettings() Settings {
 	return Settings{
 		AutoCreateTopics: true, NumPartitions: 1, ReplicationFactor: 1, MaxPartitions: 10_000,
 		FetchMaxBytes: 55 << 20, FetchMaxWait: 30 * time.Second, FetchMemory: defaultFetchMemory,
 		MaxFetchSessions: 1000, MaxFetchSessionPartitions: 200_000,
-		StoreName: "object-store",
+		OffsetMetadataMax: 4096,
+		ConsumerSession: consumerSession, ConsumerHeartbeat: consumerHeartbeat,
+		StoreName:         "object-store",
 	}
 }
 
 // Validate reports the first setting that makes no sense, and what would.
 func (s Settings) Validate() error {
+	session, heartbeat := cmp.Or(s.ConsumerSession, consumerSession), cmp.Or(s.ConsumerHeartbeat, consumerHeartbeat)
 	switch {
 	case s.NumPartitions < 1 || s.NumPartitions > s.MaxPartitions:
 		return fmt.Errorf("num.partitions is %d: want 1 to %d", s.NumPartitions, s.MaxPartitions)
@@ -97,6 +123,11 @@ func (s Settings) Validate() error {
 		return fmt.Errorf("fetch memory is %d bytes: want more than 0", s.FetchMemory)
 	case s.MaxFetchSessions < 0 || s.MaxFetchSessionPartitions < 0:
 		return errors.New("fetch session limits are negative: want 0 for no sessions, or more")
+	case s.OffsetMetadataMax < 0:
+		return fmt.Errorf("offset.metadata.max.bytes is %d: want 0 or more", s.OffsetMetadataMax)
+	case !session.sound() || !heartbeat.sound() || session.Default <= heartbeat.Default:
+		return fmt.Errorf("group.consumer session timeout %v and heartbeat interval %v: want each default between its least and most, and the session longer",
+			session, heartbeat)
 	}
 	if err := topicconfig.Validate(s.TopicDefaults, nil); err != nil {
 		return fmt.Errorf("default topic configs: %w", err)

@@ -89,6 +89,17 @@ func (r *resolver) refresh(ctx context.Context) error {
 	return r.failed
 }
 
+// partition returns the partition of a topic that was looked up, or false if it has none of
+// that number. Another agent may have added it just now, so a miss is looked up once more.
+func (r *resolver) partition(ctx context.Context, t *catalogue.Topic, p int32) (Partition, bool) {
+	if p >= t.Partitions && p < catalogue.MaxPartitions && r.refresh(ctx) == nil {
+		if newer, ok := r.h.Topics.TopicByID(t.ID); ok {
+			t = newer
+		}
+	}
+	return r.h.partition(t, p)
+}
+
 // partition returns the partition of a topic, or false if it has none of that number.
 func (h *Handler) partition(t *catalogue.Topic, p int32) (Partition, bool) {
 	if p < 0 || p >= t.Partitions {
