@@ -80,6 +80,18 @@ type Settings struct {
 	MessageMaxBytes          Bytes
 	ProducerIDExpiration     time.Duration
 
+	GroupInitialRebalanceDelay time.Duration
+	GroupMinSessionTimeout     time.Duration
+	GroupMaxSessionTimeout     time.Duration
+	GroupMaxSize               int
+	OffsetsRetention           time.Duration
+	OffsetMetadataMaxBytes     Bytes
+	ConsumerSessionTimeout     time.Duration
+	ConsumerHeartbeatInterval  time.Duration
+
+	TransactionMaxTimeout     time.Duration
+	TransactionalIDExpiration time.Duration
+
 	MemoryBudget    Bytes
 	CacheSize       Bytes
 	MaxRequestBytes Bytes

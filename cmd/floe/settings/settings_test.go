@@ -153,6 +153,8 @@ func TestRefusals(t *testing.T) {
 		{"answers beyond their quarter", settings.Dev, []string{"--fetch-max-bytes", "130MiB"}, nil, "", []string{"--fetch-max-bytes", "128MiB"}},
 		{"requests beyond the budget", settings.Dev, []string{"--max-request-bytes", "500MiB"}, nil, "", []string{"--max-request-bytes"}},
 		{"batches beyond requests", settings.Dev, []string{"--max-request-bytes", "1MiB"}, nil, "", []string{"message-max-bytes"}},
+		{"sessions upside down", settings.Dev, []string{"--group-min-session-timeout", "1h"}, nil, "", []string{"--group-min-session-timeout: 1h", "group-max-session-timeout, 30m"}},
+		{"heartbeats too far apart", settings.Agent, append([]string{"--consumer-heartbeat-interval", "45s"}, agent...), nil, "", []string{"--consumer-heartbeat-interval: ", "consumer-session-timeout, 45s"}},
 		{"flushes beyond the budget", settings.Dev, []string{"--flush-size", "100MiB"}, nil, "", []string{"--flush-size", "16 uploads of 100MiB"}},
 		{"answers beyond the budget", settings.Dev, []string{"--fetch-max-bytes", "500MiB"}, nil, "", []string{"--fetch-max-bytes"}},
 		{"more partitions than allowed", settings.Dev, []string{"--num-partitions", "20000"}, nil, "", []string{"--num-partitions", "max-partitions, 10000"}},

@@ -267,6 +267,68 @@ var table = []Setting{
 	},
 
 	{
+		Name: "group-initial-rebalance-delay", Group: "Groups", Default: "3s", Min: "0s", Max: "5m", Commands: serving,
+		Meaning: "time that a new classic group waits for more members before it assigns partitions",
+		Why:     "Kafka's default. Shorter: members that start together are assigned partitions once each, and lose them again to the next. Longer: every new group starts that much later. The consumer protocol needs no such wait.",
+		field:   func(s *Settings) any { return &s.GroupInitialRebalanceDelay },
+	},
+	{
+		Name: "group-min-session-timeout", Group: "Groups", Default: "6s", Min: "1ms", Max: "24h", Commands: serving,
+		Meaning: "shortest session.timeout.ms that a member of a classic group may ask for",
+		Why:     "Kafka's default. Shorter: members whose process pauses, or whose coordinator moves, which takes lease-ttl and some more, are put out for nothing. Longer: members that need to be replaced quickly are refused.",
+		field:   func(s *Settings) any { return &s.GroupMinSessionTimeout },
+	},
+	{
+		Name: "group-max-session-timeout", Group: "Groups", Default: "30m", Min: "1s", Max: "24h", Commands: serving,
+		Meaning: "longest session.timeout.ms that a member of a classic group may ask for",
+		Why:     "Kafka's default. Shorter: members that process for long between heartbeats are refused. Longer: the partitions of a member that died stay without a reader for that long.",
+		field:   func(s *Settings) any { return &s.GroupMaxSessionTimeout },
+	},
+	{
+		Name: "group-max-size", Group: "Groups", Default: "2000", Min: "1", Max: "100000", Commands: serving,
+		Meaning: "most members that a group may have; further ones are refused",
+		Why:     "Kafka has no limit. Smaller: a large fleet does not fit into one group. Larger: the leader of a classic group is sent what all members say of themselves, and every rebalance asks all of them to come back.",
+		field:   func(s *Settings) any { return &s.GroupMaxSize },
+	},
+	{
+		Name: "offsets-retention", Group: "Groups", Default: "168h", Min: "1m", Max: "876000h", Commands: serving,
+		Meaning: "time after which the committed offsets of a group without members are forgotten",
+		Why:     "Kafka's offsets.retention.minutes, a week. Shorter: a consumer that was away begins where auto.offset.reset says. Longer: offsets of groups that are gone for ever stay in the snapshots.",
+		field:   func(s *Settings) any { return &s.OffsetsRetention },
+	},
+	{
+		Name: "offset-metadata-max-bytes", Group: "Groups", Default: "4KiB", Min: "0B", Max: "64KiB", Commands: serving,
+		Meaning: "longest text that a client may commit beside an offset",
+		Why:     "Kafka's default. Smaller: clients that keep state there, such as Kafka Streams, are refused. Larger: it is journaled with every commit and kept in memory for every partition of a group.",
+		field:   func(s *Settings) any { return &s.OffsetMetadataMaxBytes },
+	},
+	{
+		Name: "consumer-session-timeout", Group: "Groups", Default: "45s", Min: "1s", Max: "24h", Commands: serving,
+		Meaning: "time without a heartbeat after which a member of the consumer protocol is put out; a group's consumer.session.timeout.ms overrides it",
+		Why:     "Kafka's default. Shorter: a pause or a slow network costs a rebalance. Longer: the partitions of a member that died stay without a reader for that long.",
+		field:   func(s *Settings) any { return &s.ConsumerSessionTimeout },
+	},
+	{
+		Name: "consumer-heartbeat-interval", Group: "Groups", Default: "5s", Min: "100ms", Max: "1h", Commands: serving,
+		Meaning: "time between two heartbeats of a member of the consumer protocol; a group's consumer.heartbeat.interval.ms overrides it",
+		Why:     "Kafka's default. Shorter: assignments reach members sooner, and every member asks that much more often. Longer: a rebalance takes several of these.",
+		field:   func(s *Settings) any { return &s.ConsumerHeartbeatInterval },
+	},
+
+	{
+		Name: "transaction-max-timeout", Group: "Transactions", Default: "15m", Min: "1s", Max: "24h", Commands: serving,
+		Meaning: "longest transaction.timeout.ms that a producer may ask for",
+		Why:     "Kafka's default. Shorter: producers with long transactions, such as Flink's between checkpoints, are refused. Longer: a producer that died holds consumers that read committed records back for that long.",
+		field:   func(s *Settings) any { return &s.TransactionMaxTimeout },
+	},
+	{
+		Name: "transactional-id-expiration", Group: "Transactions", Default: "168h", Min: "1m", Max: "876000h", Commands: serving,
+		Meaning: "time without a transaction after which a transactional id is forgotten",
+		Why:     "Kafka's default, a week. Shorter: a producer that was idle for longer has to begin again. Longer: ids that are made up for every start stay in the snapshots.",
+		field:   func(s *Settings) any { return &s.TransactionalIDExpiration },
+	},
+
+	{
 		Name: "memory-budget", Group: "Limits", Default: "512MiB", Min: "64MiB", Max: "1TiB", Commands: serving,
 		Meaning: "bytes in flight and caches of an agent, a quarter of them answers to consumers; the whole process is kept to it",
 		Why:     "Smaller: clients wait before a read of their next request. Larger: the machine must have it. Give about three quarters of the memory there is.",

@@ -40,7 +40,21 @@ func (s *Settings) finish(cmd Command) error {
 	if s.LeaseTTL%time.Second != 0 {
 		return s.wrong("lease-ttl", fmt.Sprintf("%s is not a whole number of seconds", formatDuration(s.LeaseTTL)), "etcd counts leases in seconds: write 3s")
 	}
+	if err := s.checkGroups(); err != nil {
+		return err
+	}
 	return s.checkSizes()
+}
+
+// checkGroups wants time limits of members that can be kept.
+func (s *Settings) checkGroups() error {
+	if s.GroupMinSessionTimeout > s.GroupMaxSessionTimeout {
+		return s.wrong("group-min-session-timeout", fmt.Sprintf("%s is more than group-max-session-timeout, %s", formatDuration(s.GroupMinSessionTimeout), formatDuration(s.GroupMaxSessionTimeout)), "make it shorter, or the other longer")
+	}
+	if s.ConsumerHeartbeatInterval >= s.ConsumerSessionTimeout {
+		return s.wrong("consumer-heartbeat-interval", fmt.Sprintf("members that come every %s are put out after consumer-session-timeout, %s", formatDuration(s.ConsumerHeartbeatInterval), formatDuration(s.ConsumerSessionTimeout)), "make it shorter, a third or less")
+	}
+	return nil
 }
 
 // wrong makes the error about a setting, named as it was given.
