@@ -23,6 +23,8 @@ type reference struct {
 	forgotten  int64                                                  // greatest id of a producer that was ever forgotten
 	batches    map[uint32]shard.Batch                                 // by the number written into each
 	stored     map[tiering.SegmentID]map[tiering.Position]storedBatch // what lies in segments
+	groups     map[string]*refGroup
+	rows       map[[2]string]map[string]string // by space and name
 }
 
 type storedBatch struct {
@@ -35,12 +37,15 @@ type refPartition struct {
 	at          map[int64]uint32 // number of the batch that begins at an offset
 	epochs      map[tiering.LeaderEpoch]int64
 	producers   map[int64]*refProducer
+	txns        []*refTxn // all that ever had a record here, in the order of their first ones
 }
 
 type refProducer struct {
-	epoch   int16
-	last    [][3]int64 // first sequence, last sequence, base offset; the newest last
-	updated int64
+	epoch       int16
+	last        [][3]int64 // first sequence, last sequence, base offset; the newest last
+	updated     int64
+	ended       int64 // number of the last transaction that was concluded
+	coordinator int32
 }
 
 type refAnswer struct {
@@ -53,7 +58,9 @@ func newReference() *reference {
 		partitions: map[tiering.TopicPartition]*refPartition{},
 		answered:   map[tiering.SessionID]refAnswer{},
 		forgotten:  -1,
-		batches:    map[uint32]shard.Batch{},
+		batches:    map[uint32]shard.Batch{0: {Length: markerBytes, Count: 1, ProducerID: -1}}, // 0: every marker
+		groups:     map[string]*refGroup{},
+		rows:       map[[2]string]map[string]string{},
 		stored:     map[tiering.SegmentID]map[tiering.Position]storedBatch{},
 	}
 }
@@ -74,28 +81,18 @@ func (m *reference) decide(tp tiering.TopicPartition, number uint32, epoch tieri
 	known := p != nil && p.producers[b.ProducerID] != nil
 	switch {
 	case known:
-		if code, base := p.producers[b.ProducerID].judge(b); code != 0 || base >= 0 {
+		if code, base := p.producers[b.ProducerID].judge(b, p.openOf(b.ProducerID)); code != 0 || base >= 0 {
 			return shard.Outcome{Code: shard.Code(code), Base: tiering.Offset(base)}
 		}
 	case b.ProducerID > m.forgotten && b.FirstSeq > 0:
 		return shard.Outcome{Code: 45, Base: -1}
 	}
 	p = m.partition(tp)
-	base := p.next
-	p.at[base] = number
-	p.next += int64(b.Count)
-	if _, ok := p.epochs[epoch]; !ok {
-		p.epochs[epoch] = base
-	}
+	base := p.append(number, b.Count, epoch)
 	if b.ProducerID >= 0 {
-		pr := p.producers[b.ProducerID]
-		if pr == nil || pr.epoch != b.ProducerEpoch {
-			fresh := &refProducer{epoch: b.ProducerEpoch}
-			if pr != nil {
-				fresh.updated = pr.updated
-			}
-			pr = fresh
-			p.producers[b.ProducerID] = pr
+		pr := p.known(b.ProducerID, b.ProducerEpoch)
+		if b.Transaction > 0 && p.openOf(b.ProducerID) == nil {
+			p.txns = append(p.txns, &refTxn{id: b.ProducerID, epoch: b.ProducerEpoch, number: b.Transaction, first: base, since: now, last: -1})
 		}
 		pr.last = append(pr.last, [3]int64{int64(b.FirstSeq), sequenceAfter(b.FirstSeq, b.Count-1), base})
 		pr.last = pr.last[max(0, len(pr.last)-10):]
@@ -104,11 +101,40 @@ func (m *reference) decide(tp tiering.TopicPartition, number uint32, epoch tieri
 	return shard.Outcome{Code: shard.OK, Base: tiering.Offset(base)}
 }
 
+// append writes a batch at the end and returns its offset.
+func (p *refPartition) append(number uint32, count int32, epoch tiering.LeaderEpoch) int64 {
+	base := p.next
+	p.at[base] = number
+	p.next += int64(count)
+	if _, ok := p.epochs[epoch]; !ok {
+		p.epochs[epoch] = base
+	}
+	return base
+}
+
+// known returns a producer that is heard of with an epoch: a new one forgets its batches.
+func (p *refPartition) known(id int64, epoch int16) *refProducer {
+	pr := p.producers[id]
+	if pr == nil {
+		pr = &refProducer{epoch: epoch, coordinator: -1}
+		p.producers[id] = pr
+	}
+	if pr.epoch != epoch {
+		pr.epoch, pr.last = epoch, nil
+	}
+	return pr
+}
+
 // judge returns an error code, or the offset of the original of a duplicate, or 0 and -1
 // for a batch that is to be appended.
-func (pr *refProducer) judge(b shard.Batch) (code int16, base int64) {
-	if b.ProducerEpoch < pr.epoch {
+func (pr *refProducer) judge(b shard.Batch, open *refTxn) (code int16, base int64) {
+	switch {
+	case b.ProducerEpoch < pr.epoch:
 		return 47, -1
+	case b.Transaction > 0 && b.Transaction <= pr.ended:
+		return 48, -1
+	case open != nil && (open.number != b.Transaction || open.epoch != b.ProducerEpoch):
+		return 48, -1
 	}
 	if b.ProducerEpoch > pr.epoch {
 		if b.FirstSeq == 0 {
@@ -120,6 +146,12 @@ func (pr *refProducer) judge(b shard.Batch) (code int16, base int64) {
 		if old[0] == int64(b.FirstSeq) && old[1] == sequenceAfter(b.FirstSeq, b.Count-1) {
 			return 0, old[2]
 		}
+	}
+	if len(pr.last) == 0 {
+		if b.FirstSeq == 0 {
+			return 0, -1
+		}
+		return 45, -1
 	}
 	if last := pr.last[len(pr.last)-1][1]; int64(b.FirstSeq) == last+1 || b.FirstSeq == 0 && last == math.MaxInt32 {
 		return 0, -1
@@ -171,6 +203,8 @@ type play struct {
 	forgot   bool // this record forgets a session or producers
 	outcomes map[shard.Code]int
 	replaced int
+	seen     map[string]int // what the play came across
+	numbers  map[string]int64
 }
 
 type request struct {
@@ -189,12 +223,15 @@ func (p *play) batch(tp tiering.TopicPartition) uint32 {
 	p.number++
 	b := shard.Batch{Length: 61 + int32(p.rnd.IntN(40)), Count: 1 + int32(p.rnd.IntN(5)), MaxTimestamp: p.rnd.Int64N(1e6) - 10, ProducerID: -1, ProducerEpoch: -1, FirstSeq: -1}
 	if p.rnd.IntN(4) > 0 {
-		b.ProducerID, b.ProducerEpoch, b.FirstSeq = p.rnd.Int64N(3), 0, int32(p.rnd.IntN(3))
+		b.ProducerID, b.ProducerEpoch, b.FirstSeq = p.rnd.Int64N(4), 0, int32(p.rnd.IntN(3))
 		if b.ProducerID <= p.model.forgotten && p.rnd.IntN(2) == 0 { // one that soon comes to the end of the numbers
 			b.FirstSeq = math.MaxInt32 - int32(p.rnd.IntN(20))
 		}
 		if part := p.model.partitions[tp]; part != nil && part.producers[b.ProducerID] != nil {
 			p.carryOn(&b, part.producers[b.ProducerID])
+		}
+		if b.ProducerID >= 2 {
+			b.Transaction = p.someTransaction(tp, b.ProducerID)
 		}
 	}
 	p.model.batches[p.number] = b
@@ -203,6 +240,10 @@ func (p *play) batch(tp tiering.TopicPartition) uint32 {
 
 func (p *play) carryOn(b *shard.Batch, pr *refProducer) {
 	b.ProducerEpoch = pr.epoch
+	if len(pr.last) == 0 { // only a marker has made it known
+		b.FirstSeq = int32(max(0, p.rnd.IntN(6)-4))
+		return
+	}
 	newest := pr.last[len(pr.last)-1]
 	switch p.rnd.IntN(12) {
 	case 0: // the same again
@@ -314,12 +355,16 @@ func (p *play) record() {
 	dropped := map[tiering.TopicID]bool{}
 	for range p.rnd.IntN(4) {
 		p.submit(d, dropped)
+		for range p.rnd.IntN(3) {
+			p.mark(d, dropped)
+		}
 	}
 	for range p.rnd.IntN(3) {
 		p.change(d, dropped)
 	}
 	if len(dropped) > 0 && !p.forgot { // what is forgotten in a record still counts in its draft
 		p.submit(d, dropped)
+		p.mark(d, dropped)
 	}
 	p.forgot = false
 	if d.Empty() {
@@ -348,7 +393,7 @@ func (p *play) record() {
 func (p *play) change(d *shard.Draft, dropped map[tiering.TopicID]bool) {
 	tp := p.somePartition()
 	m := p.model.partitions[tp]
-	switch p.rnd.IntN(6) {
+	switch p.rnd.IntN(10) {
 	case 0, 1:
 		if r, ok := p.replacement(tp); ok && !dropped[tp.Topic] {
 			d.Add(r)
@@ -364,7 +409,7 @@ func (p *play) change(d *shard.Draft, dropped map[tiering.TopicID]bool) {
 		if p.rnd.IntN(4) == 0 {
 			d.Add(shard.DropTopic{Topic: tp.Topic})
 			dropped[tp.Topic] = true
-			maps.DeleteFunc(p.model.partitions, func(k tiering.TopicPartition, _ *refPartition) bool { return k.Topic == tp.Topic })
+			p.model.dropTopic(tp.Topic)
 		}
 	case 4:
 		if p.rnd.IntN(4) == 0 && len(dropped) == 0 {
@@ -379,15 +424,18 @@ func (p *play) change(d *shard.Draft, dropped map[tiering.TopicID]bool) {
 			d.Add(shard.ExpireProducers{Before: p.now - 300})
 			for _, m := range p.model.partitions {
 				maps.DeleteFunc(m.producers, func(id int64, pr *refProducer) bool {
-					old := pr.updated < p.now-300
+					old := pr.updated < p.now-300 && m.openOf(id) == nil
 					if old {
 						p.model.forgotten = max(p.model.forgotten, id)
 					}
 					return old
 				})
 			}
+			p.model.expireGroupProducers(p.now - 300)
 			p.forgot = true
 		}
+	default:
+		p.coordinate(d)
 	}
 }
 
@@ -481,15 +529,15 @@ func spoiled(r shard.Record, epoch tiering.LeaderEpoch) map[string]shard.Record 
 }
 
 type mark struct {
-	next, start tiering.Offset
-	epoch       tiering.LeaderEpoch
+	next, start, stable tiering.Offset
+	epoch               tiering.LeaderEpoch
 }
 
 func (p *play) marks() map[tiering.TopicPartition]mark {
 	out := map[tiering.TopicPartition]mark{}
 	for _, tp := range p.state.Partitions() {
 		s := p.state.Partition(tp)
-		out[tp] = mark{s.Next, s.LogStart, s.LastEpoch()}
+		out[tp] = mark{s.Next, s.LogStart, s.LastStable(), s.LastEpoch()}
 	}
 	return out
 }
@@ -511,11 +559,14 @@ func (p *play) verify(before map[tiering.TopicPartition]mark, dropped map[tierin
 	}
 	for tp, was := range before {
 		s := p.state.Partition(tp)
-		if !dropped[tp.Topic] && (s.Next < was.next || s.LogStart < was.start || s.LastEpoch() < was.epoch) {
-			p.t.Fatalf("%s went back: %+v, now next %d, start %d, epoch %d", tp, was, s.Next, s.LogStart, s.LastEpoch())
+		if !dropped[tp.Topic] && (s.Next < was.next || s.LogStart < was.start || s.LastStable() < was.stable || s.LastEpoch() < was.epoch) {
+			p.t.Fatalf("%s went back: %+v, now next %d, start %d, stable %d, epoch %d", tp, was, s.Next, s.LogStart, s.LastStable(), s.LastEpoch())
 		}
 	}
 	p.compare()
+	p.compareTransactions(p.state)
+	p.compareTransactions(back)
+	p.compareGroups(back)
 }
 
 func (p *play) compare() {
@@ -576,12 +627,12 @@ func (p *play) compare() {
 // TestStateAgreesWithAPlainModel plays random submissions and changes, new, repeated and
 // stale, against the reference.
 func TestStateAgreesWithAPlainModel(t *testing.T) {
-	seen, replaced := map[shard.Code]int{}, 0
+	seen, came, replaced := map[shard.Code]int{}, map[string]int{}, 0
 	for seed := range uint64(40) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			p := &play{
 				t: t, rnd: rand.New(rand.NewPCG(seed, 1)), model: newReference(), now: 1000,
-				state: shard.New(), other: shard.New(), last: map[tiering.SessionID]*request{}, outcomes: seen,
+				state: shard.New(), other: shard.New(), last: map[tiering.SessionID]*request{}, outcomes: seen, seen: came, numbers: map[string]int64{},
 			}
 			for range 100 {
 				p.record()
@@ -589,9 +640,17 @@ func TestStateAgreesWithAPlainModel(t *testing.T) {
 			replaced += p.replaced
 		})
 	}
-	for _, code := range []shard.Code{shard.OK, shard.OutOfOrderSequence, shard.InvalidProducerEpoch, shard.UnknownTopicOrPartition} {
+	for _, code := range []shard.Code{shard.OK, shard.OutOfOrderSequence, shard.InvalidProducerEpoch, shard.UnknownTopicOrPartition, shard.TransactionNotAccepted} {
 		if seen[code] < 50 {
 			t.Errorf("outcome %d came up %d times only: the play is too tame", code, seen[code])
+		}
+	}
+	for _, what := range []string{
+		"open", "aborted", "committed", "marker without a transaction", "repeated marker", "fenced marker", "operator's marker",
+		"pending offset", "offset", "offset of a transaction", "later offset stays", "row",
+	} {
+		if came[what] < 20 {
+			t.Errorf("%s came up %d times only: the play is too tame", what, came[what])
 		}
 	}
 	if replaced == 0 {
