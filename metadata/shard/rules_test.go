@@ -221,6 +221,8 @@ func TestSubmissionsThatMakeNoSenseAreRefused(t *testing.T) {
 		"a batch of no records":                      func(p *shard.Part) { p.Batches[0].Count = 0 },
 		"a batch of no bytes":                        func(p *shard.Part) { p.Batches[0].Length = 0 },
 		"a negative sequence number":                 func(p *shard.Part) { p.Batches[0].ProducerID, p.Batches[0].FirstSeq = 1, -1 },
+		"a negative transaction":                     func(p *shard.Part) { p.Batches[0] = transactional(tx(1, 0, -1), 0, 1) },
+		"a transaction of no producer":               func(p *shard.Part) { p.Batches[0].Transaction = 1 },
 		"a negative producer epoch":                  func(p *shard.Part) { p.Batches[0] = idempotent(1, -1, 0, 1) },
 		"inline bytes beside a segment":              func(p *shard.Part) { p.Inline = make([]byte, 200) },
 		"inline bytes that are too few":              func(p *shard.Part) { *p = inlinePart(tpA, plain(1)); p.Inline = p.Inline[1:] },
