@@ -115,3 +115,23 @@ func BenchmarkRecordCodec(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkTransaction decides about a transaction in one partition: a batch, its marker
+// and the offsets that go with it.
+func BenchmarkTransaction(b *testing.B) {
+	s := shard.New()
+	begun := tx(1, 0, 1)
+	sub := submission(1, inlinePart(tpA, transactional(begun, 0, 10)))
+	b.ReportAllocs()
+	for b.Loop() {
+		d := shard.NewDraft(s, 1, leader, 1, 1)
+		if _, err := d.Submit(sub); err != nil {
+			b.Fatal(err)
+		}
+		if out := d.Mark(shard.Marker{Partition: tpA, Transaction: begun, Commit: true}); out.Base != 10 {
+			b.Fatal(out)
+		}
+		d.Add(commitOffsets(begun, offset(tpB, 1)))
+		d.Add(conclude(begun, true))
+	}
+}

@@ -25,7 +25,8 @@ type Row struct {
 	Value []byte // empty: the row is deleted
 }
 
-// PutRows writes and deletes rows of a name; a name without rows is forgotten.
+// PutRows writes and deletes rows of a name; a name without rows is forgotten. The state
+// keeps the values.
 type PutRows struct {
 	Space Space
 	Name  string
@@ -60,7 +61,8 @@ type GroupOffset struct {
 }
 
 // ConcludeOffsets makes the offsets of a transaction the group's committed ones, or
-// forgets them; later offsets of this transaction, or of an older epoch, are refused.
+// forgets them. Later offsets of this transaction, or of one before it, are refused. It does nothing
+// if this transaction, or a later one, was concluded before.
 type ConcludeOffsets struct {
 	Group       string
 	Transaction Transaction
@@ -73,7 +75,7 @@ type DeleteOffsets struct {
 	Partitions []tiering.TopicPartition
 }
 
-// DropGroup forgets a group: rows, offsets and all.
+// DropGroup forgets a group: rows, offsets and all, also which transactions have ended.
 type DropGroup struct{ Group string }
 
 // Mark ends a transaction in one partition: a control batch is appended, inline, and the
@@ -81,7 +83,7 @@ type DropGroup struct{ Group string }
 type Mark struct {
 	Partition   tiering.TopicPartition
 	Base        tiering.Offset // must be the partition's next offset
-	Transaction Transaction    // Epoch is the marker's, which may be above the transaction's (KIP-890)
+	Transaction Transaction    // Epoch is the marker's, which may be above the transaction's (KIP-890); Number is above 0
 	Commit      bool
 	Coordinator int32  // coordinator epoch
 	Timestamp   int64  // of the marker, milliseconds
@@ -104,7 +106,8 @@ type CommittedOffset struct {
 	write uint64 // which of the shard's CommitOffsets wrote it, from 1
 }
 
-// Group is what a shard knows of a group's offsets. Readers must not change it.
+// Group is what a shard knows of a group's offsets. Readers must not change it, nor keep it: the
+// next record may.
 type Group struct {
 	Offsets   map[tiering.TopicPartition]CommittedOffset
 	Producers map[int64]*GroupProducer // transactional producers that have committed offsets, by id

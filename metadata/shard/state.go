@@ -12,7 +12,7 @@
 //     records give the same State, byte for byte in its snapshot encoding.
 //  2. Apply either takes a whole record or, on ErrCorrupt, leaves the state as it was.
 //  3. Offsets of a partition are dense: an append starts at the partition's next offset.
-//  4. Next offset, log start and leader epoch never go back.
+//  4. Next offset, last stable offset, log start and leader epoch never go back.
 //
 // A State is not safe for concurrent use; metadata/journal guards it.
 package shard
