@@ -28,8 +28,8 @@ import (
 //
 // A request that takes longer than its timeout is answered REQUEST_TIMED_OUT; what became
 // of its batches is then unknown to the client, whose retry finds out (idempotence).
-// Transactions are not served: INVALID_TXN_STATE. Two batches for one partition in one
-// request: INVALID_REQUEST, see produce_memory.go.
+// Batches of transactions: see produce_txn.go. Two batches for one partition in one request:
+// INVALID_REQUEST, see produce_memory.go.
 //
 //   - v5: log start (KIP-107); v7: zstd (KIP-110); v8: which record is wrong (KIP-467)
 //   - v9: flexible; v10: current leaders (KIP-951), never answered: no agent refuses a partition
@@ -44,6 +44,7 @@ type production struct {
 	topics   []producedTopic
 	parts    []producedPart // of all topics, in order
 	accepted []*AppendBatch
+	txn      writing // what its transactional batches have in common
 	pending  *protocol.Pending
 	charge   *protocol.Charge // of the frame that the batches are part of
 	settled  atomic.Bool      // somebody answers already
@@ -128,11 +129,8 @@ func (p *production) settle(timedOut bool) {
 // accept checks every batch of the request.
 func (p *production) accept(ctx context.Context, req *protocol.ProduceRequest) {
 	var all error
-	switch {
-	case req.Acks < -1 || req.Acks > 1:
+	if req.Acks < -1 || req.Acks > 1 {
 		all = kerr.InvalidRequiredAcks
-	case req.TransactionalID != nil:
-		all = errNoTransactions
 	}
 	slab := make([]AppendBatch, req.Partitions)
 	p.accepted = make([]*AppendBatch, 0, req.Partitions)
@@ -167,9 +165,10 @@ func (p *production) accept(ctx context.Context, req *protocol.ProduceRequest) {
 		}
 	}
 	p.refuseDoubles(slab)
+	if p.txn.batches > 0 {
+		p.enlist(ctx, req)
+	}
 }
-
-var errNoTransactions = refuse(kerr.InvalidTxnState, "transactions are not supported by this release")
 
 func (p *production) lookup(ctx context.Context, r *resolver, t *protocol.ProduceTopic) (*catalogue.Topic, error) {
 	if p.version >= 13 {
@@ -208,7 +207,7 @@ func (p *production) check(b *AppendBatch, t *catalogue.Topic, s *topicconfig.Se
 	}
 	v := info.Batch
 	if v.IsTransactional() {
-		return errNoTransactions
+		p.txn.add(v)
 	}
 	if v, err = recompress(v, info, s, rules); err != nil {
 		return err
@@ -291,8 +290,8 @@ func (part *producedPart) response(timedOut bool) kmsg.ProduceResponseTopicParti
 	default:
 		o.BaseOffset, o.LogStartOffset, o.LogAppendTime = int64(part.batch.Base), int64(part.batch.LogStart), part.appended
 	}
-	if text := kerr.TypedErrorForCode(o.ErrorCode); o.ErrorMessage == nil && text != nil {
-		o.ErrorMessage = &text.Description
+	if o.ErrorMessage == nil {
+		o.ErrorMessage = codeText(o.ErrorCode)
 	}
 	return o
 }

@@ -11,13 +11,8 @@ import (
 
 // FindCoordinator: v0-6
 //
-// The coordinator of a group is the agent that leads the shard of its name's hash.
-//
-// Transactions are not served, and a transactional producer asks here first. It is told so
-// by a code that ends its initTransactions at once, with the reason: in Java any code
-// but the retriable ones does, and shows the text unless it is an authorization error's;
-// librdkafka, which knows no version above 2, asks again until its timeout unless it is
-// one, and shows the text then. So the code depends on the version.
+// The coordinator of a group, and of a transactional id, is the agent that leads the shard
+// of its name's hash.
 //
 //   - v1: transactional ids (KIP-98); v3: flexible; v4: many keys at once (KIP-699)
 //   - v5: TRANSACTION_ABORTABLE, never answered here (KIP-890)
@@ -34,29 +29,22 @@ func (h *Handler) findCoordinator(_ context.Context, req *kmsg.FindCoordinatorRe
 	if req.Version >= 4 {
 		resp.Coordinators = make([]kmsg.FindCoordinatorResponseCoordinator, 0, len(req.CoordinatorKeys))
 		for _, key := range req.CoordinatorKeys {
-			resp.Coordinators = append(resp.Coordinators, v.coordinator(req.Version, key, req.CoordinatorType))
+			resp.Coordinators = append(resp.Coordinators, v.coordinator(key, req.CoordinatorType))
 		}
 		return resp
 	}
-	c := v.coordinator(req.Version, req.CoordinatorKey, req.CoordinatorType)
+	c := v.coordinator(req.CoordinatorKey, req.CoordinatorType)
 	resp.ErrorCode, resp.ErrorMessage = c.ErrorCode, c.ErrorMessage
 	resp.NodeID, resp.Host, resp.Port = c.NodeID, c.Host, c.Port
 	return resp
 }
 
-func (v view) coordinator(version int16, key string, kind int8) kmsg.FindCoordinatorResponseCoordinator {
+func (v view) coordinator(key string, kind int8) kmsg.FindCoordinatorResponseCoordinator {
 	c := kmsg.NewFindCoordinatorResponseCoordinator()
 	c.Key, c.NodeID, c.Port = key, -1, -1
-	if kind == coordinatorOfTxn {
-		c.ErrorCode, c.ErrorMessage = kerr.UnsupportedVersion.Code, message(errNoTransactions)
-		if version < 3 {
-			c.ErrorCode = kerr.TransactionalIDAuthorizationFailed.Code
-		}
-		return c
-	}
-	if kind != coordinatorOfGroup {
+	if kind != coordinatorOfGroup && kind != coordinatorOfTxn {
 		c.ErrorCode = kerr.InvalidRequest.Code
-		c.ErrorMessage = kmsg.StringPtr("the coordinators served are those of groups (0)")
+		c.ErrorMessage = kmsg.StringPtr("the coordinators served are those of groups (0) and of transactions (1)")
 		return c
 	}
 	node, _ := v.leader(tiering.ShardOfName(key, v.h.Cluster.Shards()))

@@ -12,11 +12,12 @@ import (
 // ApiVersions: v0-5
 //
 // What the table of APIs says, and nothing else. Versions above are answered by the
-// connection itself (KIP-511). No features are finalized: transactions and the newer
-// group protocols, which have levels, are not served.
+// connection itself (KIP-511). The features are those that clients go by (KIP-584), always at
+// their highest level: every agent of a release serves it, and older clients need no lower one.
 //
-//   - v3: flexible; the client's software, which must have the form of a name (KIP-511)
-//   - v4: supported features may start at 0 (KIP-1022)
+//   - v3: flexible; the client's software, which must have the form of a name (KIP-511);
+//     features
+//   - v4: supported features may start at 0 (KIP-1022); to older clients they start at 1
 //   - v5: the cluster and node that the client takes this agent for (KIP-1242): if that is
 //     wrong, REBOOTSTRAP_REQUIRED
 
@@ -31,6 +32,35 @@ func (h *Handler) apiVersions(_ context.Context, c *protocol.Conn, r *protocol.R
 		c.SetSoftware(req.ClientSoftwareName, req.ClientSoftwareVersion)
 	}
 	return answer(resp)
+}
+
+// features are what is announced as finalized.
+var features = []struct {
+	name  string
+	level int16 // supported from 0 to this
+}{
+	{"group.version", 1},       // the consumer protocol of groups (KIP-848)
+	{"transaction.version", 2}, // producers whose epoch rises with every transaction (KIP-890)
+}
+
+// featuresEpoch numbers the levels of features: to be raised when one of them changes, or
+// clients keep the older ones until they start anew.
+const featuresEpoch = 1
+
+func announce(resp *kmsg.ApiVersionsResponse) {
+	least := int16(0)
+	if resp.Version < 4 {
+		least = 1
+	}
+	resp.FinalizedFeaturesEpoch = featuresEpoch
+	for _, f := range features {
+		s := kmsg.NewApiVersionsResponseSupportedFeature()
+		s.Name, s.MinVersion, s.MaxVersion = f.name, least, f.level
+		resp.SupportedFeatures = append(resp.SupportedFeatures, s)
+		l := kmsg.NewApiVersionsResponseFinalizedFeature()
+		l.Name, l.MinVersionLevel, l.MaxVersionLevel = f.name, f.level, f.level
+		resp.FinalizedFeatures = append(resp.FinalizedFeatures, l)
+	}
 }
 
 func (h *Handler) versions(req *kmsg.ApiVersionsRequest) *kmsg.ApiVersionsResponse {
@@ -55,6 +85,9 @@ func (h *Handler) versions(req *kmsg.ApiVersionsRequest) *kmsg.ApiVersionsRespon
 		k := kmsg.NewApiVersionsResponseApiKey()
 		k.ApiKey, k.MinVersion, k.MaxVersion = a.key, a.advertised, a.max
 		resp.ApiKeys = append(resp.ApiKeys, k)
+	}
+	if req.Version >= 3 {
+		announce(resp)
 	}
 	return resp
 }

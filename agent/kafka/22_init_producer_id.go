@@ -13,14 +13,13 @@ import (
 // Kafka answer a producer that names the id it has (KIP-360): an idempotent producer
 // that lost track starts over with a new id.
 //
-// With a transactional id: UNSUPPORTED_VERSION. Transactions are not served; clients are
-// told before they come here, see FindCoordinator. Java takes this code for fatal and shows
-// it; librdkafka asks again until its timeout, as after all but authorization errors.
+// With a transactional id, the coordinator aborts what an earlier producer of that id has
+// left open, and fences it by an epoch above its own.
 //
-//   - v2: flexible; v3: current id and epoch (KIP-360); v4: PRODUCER_FENCED
+//   - v2: flexible; v3: current id and epoch (KIP-360); v4: PRODUCER_FENCED (KIP-588)
 //   - v5: TRANSACTION_ABORTABLE (KIP-890). v6 is for two-phase commit (KIP-939)
 
-func (h *Handler) initProducerID(ctx context.Context, req *kmsg.InitProducerIDRequest) kmsg.Response {
+func (h *Handler) initProducerID(ctx context.Context, f From, req *kmsg.InitProducerIDRequest) kmsg.Response {
 	resp := req.ResponseKind().(*kmsg.InitProducerIDResponse)
 	resp.ProducerID, resp.ProducerEpoch = -1, -1
 	oneOfTwo := req.Version >= 3 && (req.ProducerID < 0) != (req.ProducerEpoch < 0)
@@ -29,8 +28,13 @@ func (h *Handler) initProducerID(ctx context.Context, req *kmsg.InitProducerIDRe
 		resp.ErrorCode = kerr.InvalidRequest.Code
 		return resp
 	case req.TransactionalID != nil:
-		resp.ErrorCode = kerr.UnsupportedVersion.Code
-		return resp
+		got, code := askTransaction[*kmsg.InitProducerIDResponse](ctx, h, f, *req.TransactionalID, req)
+		if code != 0 {
+			resp.ErrorCode = code
+			return resp
+		}
+		got.ErrorCode = txnCode(got.ErrorCode, req.Version, 4, 5)
+		return got
 	}
 	id, err := h.ProducerIDs.Next(ctx)
 	if err != nil { // retriable for every client, as Kafka answers while it waits for a block

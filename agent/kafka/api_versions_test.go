@@ -14,7 +14,7 @@ func TestApiVersionsIsWhatIsServed(t *testing.T) {
 		req := kmsg.NewPtrApiVersionsRequest()
 		req.Version, req.ClientSoftwareName, req.ClientSoftwareVersion = v, "floe-test", "1.0"
 		resp := call[*kmsg.ApiVersionsResponse](w, req)
-		if resp.ErrorCode != 0 || len(resp.ApiKeys) == 0 || len(resp.SupportedFeatures) > 0 {
+		if resp.ErrorCode != 0 || len(resp.ApiKeys) == 0 {
 			t.Fatalf("v%d: %+v", v, resp)
 		}
 		for _, k := range resp.ApiKeys {
@@ -22,6 +22,18 @@ func TestApiVersionsIsWhatIsServed(t *testing.T) {
 			if !ok || hi != k.MaxVersion || lo != k.MinVersion && k.ApiKey != 0 {
 				t.Errorf("key %d: %d to %d advertised, %d to %d served (%v)", k.ApiKey, k.MinVersion, k.MaxVersion, lo, hi, ok)
 			}
+		}
+		levels := map[string]int16{}
+		for i, f := range resp.FinalizedFeatures {
+			s := resp.SupportedFeatures[i]
+			levels[f.Name] = f.MaxVersionLevel
+			// Before version 4, clients take no feature that may be at level 0 (KIP-1022).
+			if f.MinVersionLevel != f.MaxVersionLevel || s.Name != f.Name || s.MaxVersion != f.MaxVersionLevel || (s.MinVersion == 0) != (v >= 4) {
+				t.Errorf("v%d: feature %+v, supported %+v", v, f, s)
+			}
+		}
+		if v >= 3 && (resp.FinalizedFeaturesEpoch < 0 || levels["transaction.version"] != 2 || levels["group.version"] != 1) {
+			t.Errorf("v%d: features %v, epoch %d", v, levels, resp.FinalizedFeaturesEpoch)
 		}
 		if k := resp.ApiKeys[0]; k.ApiKey != 0 || k.MinVersion != 0 {
 			t.Errorf("Produce is advertised from %d on, want 0", k.MinVersion)
@@ -48,7 +60,7 @@ func TestRangesAreKafkas(t *testing.T) {
 		if m := kmsg.RequestForKey(key).MaxVersion(); hi > m {
 			t.Errorf("%s: version %d cannot be decoded", kmsg.NameForKey(key), hi)
 		}
-		want := map[int16]int16{0: 3, 1: 4, 2: 1, 8: 2, 9: 1, 19: 2, 20: 1, 23: 2, 32: 1, 35: 1}[key] // KIP-896
+		want := map[int16]int16{0: 3, 1: 4, 2: 1, 8: 2, 9: 1, 19: 2, 20: 1, 23: 2, 27: 1, 32: 1, 35: 1}[key] // KIP-896
 		if lo != want {
 			t.Errorf("%s: from version %d, Kafka from %d", kmsg.NameForKey(key), lo, want)
 		}

@@ -27,7 +27,7 @@ func TestAnswersTellTheirFirstError(t *testing.T) {
 		metadata.Topics = append(metadata.Topics, kmsg.MetadataRequestTopic{Topic: kmsg.StringPtr(name)})
 	}
 	init := kmsg.NewPtrInitProducerIDRequest()
-	init.TransactionalID = kmsg.StringPtr("x")
+	init.TransactionalID = kmsg.StringPtr("")
 	described := kmsg.NewPtrDescribeClusterRequest()
 	versions := kmsg.NewPtrApiVersionsRequest()
 	versions.Version, versions.ClientSoftwareName = 3, "not a name"
@@ -38,7 +38,7 @@ func TestAnswersTellTheirFirstError(t *testing.T) {
 		{list, kerr.NotLeaderForPartition.Code}, // within a topic's partition
 		{find, kerr.InvalidRequest.Code},        // within a list
 		{metadata, kerr.UnknownTopicOrPartition.Code},
-		{init, kerr.UnsupportedVersion.Code}, // on top
+		{init, kerr.InvalidRequest.Code}, // on top
 		{versions, kerr.InvalidRequest.Code},
 		{described, 0},
 		{fetchReq(12, fromPartition{topic, 0, -1}), kerr.OffsetOutOfRange.Code},

@@ -32,6 +32,7 @@ type world struct {
 	reader  *reader
 	offsets *offsets
 	groups  *groups
+	txns    *transactions
 	clock   time.Time
 }
 
@@ -65,7 +66,7 @@ func newWorldOf(t testing.TB, log *memlog, change ...func(*kafka.Settings)) *wor
 	w := &world{t: t, ctx: ctx, topics: topics, store: store, clock: time.UnixMilli(1_700_000_000_000),
 		cluster: &cluster{id: id.ID, self: 1, epochs: map[tiering.ShardID]tiering.LeaderEpoch{}, leaders: map[tiering.ShardID]int32{},
 			agents: []kafka.Agent{{1, "a.example", 9092, "zone-a"}, {2, "b.example", 9093, "zone-b"}, {3, "c.example", 9094, ""}}},
-		prod: &producer{}, reader: &reader{}, offsets: &offsets{}, groups: newGroups()}
+		prod: &producer{}, reader: &reader{}, offsets: &offsets{}, groups: newGroups(), txns: &transactions{}}
 	s := kafka.DefaultSettings()
 	for _, f := range change {
 		f(&s)
@@ -73,7 +74,7 @@ func newWorldOf(t testing.TB, log *memlog, change ...func(*kafka.Settings)) *wor
 	parts := kafka.Parts{
 		Topics: topics, Changes: topics, Cluster: w.cluster, Producer: w.prod, Reader: w.reader,
 		Offsets: w.offsets, Records: w.offsets, ProducerIDs: catalogue.NewProducerIDs(store, keys),
-		Groups: w.groups,
+		Groups: w.groups, Transactions: w.txns,
 	}
 	if log != nil {
 		parts.Producer, parts.Reader, parts.Offsets = log, log, log

@@ -150,12 +150,8 @@ func TestFindCoordinator(t *testing.T) {
 			t.Errorf("v%d: group: %+v", v, c)
 		}
 		if v >= 1 { // v0 has no kinds
-			want := kerr.UnsupportedVersion.Code
-			if v < 3 {
-				want = kerr.TransactionalIDAuthorizationFailed.Code // librdkafka takes no other for an end
-			}
-			if c := ask(1); c.ErrorCode != want || c.NodeID != -1 || text(c.ErrorMessage) != "transactions are not supported by this release" {
-				t.Errorf("v%d: transactional id: %+v, %q", v, c, text(c.ErrorMessage))
+			if c := ask(1); c.ErrorCode != 0 || c.NodeID != 2 || c.Host != "b.example" {
+				t.Errorf("v%d: transactional id: %+v", v, c)
 			}
 			if c := ask(2); c.ErrorCode != kerr.InvalidRequest.Code || c.NodeID != -1 {
 				t.Errorf("v%d: share group: %+v", v, c)
@@ -205,17 +201,13 @@ func TestInitProducerID(t *testing.T) {
 			}
 			seen[resp.ProducerID] = true
 		}
-		resp := ask(func(r *kmsg.InitProducerIDRequest) { r.TransactionalID = kmsg.StringPtr("txn") })
-		if resp.ErrorCode != kerr.UnsupportedVersion.Code || resp.ProducerID != -1 {
-			t.Errorf("v%d: transactional: %+v", v, resp)
-		}
 		if resp := ask(func(r *kmsg.InitProducerIDRequest) { r.TransactionalID = kmsg.StringPtr("") }); resp.ErrorCode != kerr.InvalidRequest.Code {
 			t.Errorf("v%d: empty transactional id: %+v", v, resp)
 		}
 		if v < 3 {
 			return
 		}
-		resp = ask(func(r *kmsg.InitProducerIDRequest) { r.ProducerID, r.ProducerEpoch = 4, 2 })
+		resp := ask(func(r *kmsg.InitProducerIDRequest) { r.ProducerID, r.ProducerEpoch = 4, 2 })
 		if resp.ErrorCode != 0 || seen[resp.ProducerID] || resp.ProducerEpoch != 0 {
 			t.Errorf("v%d: known producer: %+v", v, resp)
 		}

@@ -56,9 +56,13 @@ func (p *production) refuseDoubles(batches []AppendBatch) {
 			p.parts[k].err, p.parts[k].batch = errTwice, nil
 		}
 	}
-	if !found {
-		return
+	if found {
+		p.keepAccepted()
 	}
+}
+
+// keepAccepted lets go of the batches that were refused after they had been accepted.
+func (p *production) keepAccepted() {
 	p.accepted = p.accepted[:0]
 	for i := range p.parts {
 		if b := p.parts[i].batch; b != nil {

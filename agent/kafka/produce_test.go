@@ -140,17 +140,16 @@ func TestProduceRefusals(t *testing.T) {
 		want    int16
 		record  int32 // -1: none is named
 	}{
-		"no records":       {plain, nil, nil, 0, -1}, // the validator's choice of code
-		"crc":              {plain, broken, nil, kerr.CorruptMessage.Code, -1},
-		"two batches":      {plain, append(records(1), records(1)...), nil, kerr.InvalidRecord.Code, -1},
-		"too large":        {small, records(1), nil, kerr.MessageTooLarge.Code, -1},
-		"no key":           {compacted, noKey, nil, kerr.InvalidRecord.Code, 0},
-		"too old":          {recent, records(1, func(f *batch.Fields) { f.FirstTimestamp = now - 2000 }), nil, kerr.InvalidTimestamp.Code, 0},
-		"too new":          {plain, records(1, func(f *batch.Fields) { f.FirstTimestamp = now + 3_600_001 }), nil, kerr.InvalidTimestamp.Code, 0},
-		"transactional":    {plain, records(1, func(f *batch.Fields) { f.Attributes |= batch.AttrTransactional }), nil, kerr.InvalidTxnState.Code, -1},
-		"transactional id": {plain, records(1), func(r *kmsg.ProduceRequest) { r.TransactionID = kmsg.StringPtr("x") }, kerr.InvalidTxnState.Code, -1},
-		"acks 2":           {plain, records(1), func(r *kmsg.ProduceRequest) { r.Acks = 2 }, kerr.InvalidRequiredAcks.Code, -1},
-		"control batch":    {plain, batch.AppendMarker(nil, 7, 1, true, 0, now), nil, kerr.InvalidRecord.Code, -1},
+		"no records":    {plain, nil, nil, 0, -1}, // the validator's choice of code
+		"crc":           {plain, broken, nil, kerr.CorruptMessage.Code, -1},
+		"two batches":   {plain, append(records(1), records(1)...), nil, kerr.InvalidRecord.Code, -1},
+		"too large":     {small, records(1), nil, kerr.MessageTooLarge.Code, -1},
+		"no key":        {compacted, noKey, nil, kerr.InvalidRecord.Code, 0},
+		"too old":       {recent, records(1, func(f *batch.Fields) { f.FirstTimestamp = now - 2000 }), nil, kerr.InvalidTimestamp.Code, 0},
+		"too new":       {plain, records(1, func(f *batch.Fields) { f.FirstTimestamp = now + 3_600_001 }), nil, kerr.InvalidTimestamp.Code, 0},
+		"transactional": {plain, records(1, func(f *batch.Fields) { f.Attributes |= batch.AttrTransactional }), nil, kerr.TransactionalIDAuthorizationFailed.Code, -1},
+		"acks 2":        {plain, records(1), func(r *kmsg.ProduceRequest) { r.Acks = 2 }, kerr.InvalidRequiredAcks.Code, -1},
+		"control batch": {plain, batch.AppendMarker(nil, 7, 1, true, 0, now), nil, kerr.InvalidRecord.Code, -1},
 	} {
 		versions(w, 0, func(v int16) {
 			req := produceReq(v, -1, toPartition{c.topic, 0, bytes.Clone(c.records)})
