@@ -6,7 +6,8 @@
 //	a life              session, produce pipeline, duties            life.go
 //	reader              fetches and offset look-ups                  agent/fetch
 //	kafka               the protocol                                 agent/kafka, protocol
-//	peer                submissions from other agents                agent/peer
+//	coordinators        consumer groups and transactions             agent/coordinator, agent/group, agent/txn
+//	peer                what other agents ask                        agent/peer
 //
 // What must exist once per process life is made in New and Run; what hangs on the
 // registration in etcd is a life, and is made anew when the session is lost.
@@ -28,8 +29,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/floelog/floe/agent/fetch"
+	"github.com/floelog/floe/agent/group"
 	"github.com/floelog/floe/agent/kafka"
 	"github.com/floelog/floe/agent/peer"
+	"github.com/floelog/floe/agent/txn"
 	"github.com/floelog/floe/metadata"
 	"github.com/floelog/floe/metadata/catalogue"
 	"github.com/floelog/floe/metadata/journal"
@@ -66,6 +69,8 @@ type Config struct {
 	SnapshotRecords uint64 // journal records between two snapshots of a shard; 0: the journal's default
 
 	Kafka          kafka.Settings
+	Groups         group.Settings
+	Transactions   txn.Settings
 	ProducerExpiry time.Duration
 
 	RequestMemory   int64 // bytes that requests in flight may hold
@@ -87,9 +92,10 @@ type Parts struct {
 	Peers       Peers        // nil: gRPC to the other agents' RPC addresses
 }
 
-// Peers asks other agents to sequence; see peer.Client.
+// Peers asks other agents; see peer.Client.
 type Peers interface {
 	Sequence(ctx context.Context, addr string, id tiering.ShardID, s *shard.Submission) ([]shard.Outcome, error)
+	Ask(ctx context.Context, addr string, q peer.Question) ([]byte, error)
 	Close()
 }
 
@@ -123,6 +129,7 @@ type Agent struct {
 	agents     *membership.Agents
 	set        *journal.Set
 	sequencer  *sequencer
+	questions  *questions
 	reader     *fetch.Reader
 	ports      kafka.Parts
 	peerServer *peer.Server     // nil without an RPCListener
@@ -224,6 +231,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	task("topics", a.catalogue.Run)
 	task("agents", a.agents.Run)
 	task("journals", a.set.Run)
+	task("groups", a.questions.groups.Run)
+	task("transactions", a.questions.txns.Run)
 	if err := a.await(ctx, work); err != nil {
 		return err
 	}
@@ -337,8 +346,11 @@ func (a *Agent) assemble(c catalogue.Cluster) error {
 		Records:     trimmer{set: a.set},
 		ProducerIDs: catalogue.NewProducerIDs(a.parts.Meta, a.keys),
 	}
+	if err := a.coordinate(); err != nil {
+		return err
+	}
 	if a.parts.RPCListener != nil {
-		a.peerServer = peer.NewServer(a.sequencer)
+		a.peerServer = peer.NewServer(a)
 	}
 	if a.parts.Listener == nil {
 		return nil

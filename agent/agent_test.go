@@ -10,6 +10,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/test/bufconn"
 
+	"github.com/floelog/floe/agent/group"
+	"github.com/floelog/floe/agent/txn"
 	"github.com/floelog/floe/metadata/memory"
 	objects "github.com/floelog/floe/tiering/objstore/memory"
 )
@@ -24,7 +26,7 @@ func TestStopWithoutSession(t *testing.T) {
 		a, err := New(Config{
 			Cluster: "test", Advertise: "agent:9092", RPCAdvertise: "agent:9093", Shards: 2, LeaseTTL: 3 * time.Second,
 			FlushBytes: 1 << 20, FlushAge: time.Second, Uploads: 1, RollupAge: time.Minute, RollupBytes: 1 << 20,
-			RequestMemory: 1 << 20, CacheBytes: 8 << 20, MaxRequestBytes: 1 << 20, DrainTimeout: 10 * time.Second,
+			Groups: group.DefaultSettings(), Transactions: txn.DefaultSettings(), RequestMemory: 1 << 20, CacheBytes: 8 << 20, MaxRequestBytes: 1 << 20, DrainTimeout: 10 * time.Second,
 		}, Parts{
 			Meta: meta, Objects: objects.New(), Log: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry(),
 			RPCListener: bufconn.Listen(1 << 10),

@@ -18,7 +18,10 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/floelog/floe/agent"
+	"github.com/floelog/floe/agent/group"
 	"github.com/floelog/floe/agent/kafka"
+	"github.com/floelog/floe/agent/peer"
+	"github.com/floelog/floe/agent/txn"
 	"github.com/floelog/floe/metadata"
 	"github.com/floelog/floe/metadata/catalogue"
 	"github.com/floelog/floe/metadata/membership"
@@ -91,14 +94,29 @@ func (noRegistry) Unregister(prometheus.Collector) bool { return true }
 // peers reaches the other agents of the cluster without a network.
 type peers struct{ c *cluster }
 
-func (p peers) Sequence(ctx context.Context, addr string, id tiering.ShardID, s *shard.Submission) ([]shard.Outcome, error) {
+func (p peers) at(addr string) (*node, error) {
 	p.c.mu.Lock()
-	n := p.c.nodes[addr]
-	p.c.mu.Unlock()
-	if n == nil {
-		return nil, errors.New("nobody there")
+	defer p.c.mu.Unlock()
+	if n := p.c.nodes[addr]; n != nil {
+		return n, nil
+	}
+	return nil, errors.New("nobody there")
+}
+
+func (p peers) Sequence(ctx context.Context, addr string, id tiering.ShardID, s *shard.Submission) ([]shard.Outcome, error) {
+	n, err := p.at(addr)
+	if err != nil {
+		return nil, err
 	}
 	return n.SequenceHere(ctx, id, s)
+}
+
+func (p peers) Ask(ctx context.Context, addr string, q peer.Question) ([]byte, error) {
+	n, err := p.at(addr)
+	if err != nil {
+		return nil, err
+	}
+	return n.AnswerHere(ctx, q)
 }
 
 func (peers) Close() {}
@@ -117,7 +135,7 @@ func (c *cluster) start(name string, id int32, objects objstore.Store) *node {
 		Shards: numShards, LeaseTTL: leaseTTL, History: 30 * time.Second,
 		FlushBytes: 1 << 20, FlushAge: 10 * time.Millisecond, FlushIdle: true, Uploads: 4,
 		InlineMax: 16 << 10, InlineRate: 4 << 20, RollupAge: time.Minute, RollupBytes: 4 << 20, SnapshotRecords: 3,
-		ProducerExpiry: time.Hour, RequestMemory: 64 << 20, CacheBytes: 8 << 20, DrainTimeout: drainTimeout,
+		Groups: group.DefaultSettings(), Transactions: txn.DefaultSettings(), ProducerExpiry: time.Hour, RequestMemory: 64 << 20, CacheBytes: 8 << 20, DrainTimeout: drainTimeout,
 	}, agent.Parts{
 		Meta: n.hooked, Objects: objects, Log: slog.New(slog.DiscardHandler), Registry: noRegistry{}, Peers: peers{c},
 	})

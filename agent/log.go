@@ -71,13 +71,16 @@ type reader struct{ r *fetch.Reader }
 
 // Fetch implements kafka.Reader.
 func (r reader) Fetch(ctx context.Context, req kafka.FetchRequest) []kafka.FetchResult {
-	in := fetch.Request{MinBytes: req.MinBytes, MaxBytes: req.MaxBytes, MaxWait: req.MaxWait, Admit: req.Admit, Partitions: make([]fetch.Partition, len(req.Partitions))}
+	in := fetch.Request{MinBytes: req.MinBytes, MaxBytes: req.MaxBytes, MaxWait: req.MaxWait, Admit: req.Admit, ReadCommitted: req.ReadCommitted, Partitions: make([]fetch.Partition, len(req.Partitions))}
 	for i, p := range req.Partitions {
 		in.Partitions[i] = fetch.Partition{Partition: p.TopicPartition, Shard: p.Shard, Offset: p.Offset, MaxBytes: p.MaxBytes}
 	}
 	out := make([]kafka.FetchResult, len(req.Partitions))
 	for i, res := range r.r.Fetch(ctx, &in) {
 		out[i] = kafka.FetchResult{Code: res.Code, HighWatermark: res.HighWatermark, LastStable: res.LastStable, LogStart: res.LogStart, Records: res.Records}
+		for _, t := range res.Aborted {
+			out[i].Aborted = append(out[i].Aborted, kafka.AbortedTransaction{ProducerID: t.ProducerID, First: t.First})
+		}
 	}
 	return out
 }
@@ -108,14 +111,14 @@ func (o offsets) list(ctx context.Context, q *kafka.OffsetQuery) kafka.OffsetAns
 	case kafka.EarliestOffset:
 		at = o.r.Earliest(q.Shard, q.TopicPartition)
 	case kafka.LatestOffset:
-		at = o.r.Latest(q.Shard, q.TopicPartition)
+		at = o.r.Latest(q.Shard, q.TopicPartition, q.ReadCommitted)
 		if l := o.set.Leadership(q.Shard); l.Epoch > at.Epoch {
 			at.Epoch = l.Epoch
 		}
 	case kafka.TimestampOffset:
-		at, err = o.r.ByTimestamp(ctx, q.Shard, q.TopicPartition, q.Timestamp)
+		at, err = o.r.ByTimestamp(ctx, q.Shard, q.TopicPartition, q.Timestamp, q.ReadCommitted)
 	case kafka.MaxTimestamp:
-		at, err = o.r.MaxTimestamp(ctx, q.Shard, q.TopicPartition)
+		at, err = o.r.MaxTimestamp(ctx, q.Shard, q.TopicPartition, q.ReadCommitted)
 	}
 	a := kafka.OffsetAnswer{Offset: at.Offset, Timestamp: at.Timestamp, Epoch: at.Epoch}
 	if err != nil {
@@ -134,6 +137,20 @@ func (o offsets) EpochEnds(ctx context.Context, queries []kafka.EpochQuery) []ka
 			continue
 		}
 		out[i].Epoch, out[i].End = o.r.EpochEnd(q.Shard, q.TopicPartition, q.Epoch)
+	}
+	return out
+}
+
+// Producers implements kafka.Offsets.
+func (o offsets) Producers(ctx context.Context, partitions []kafka.Partition) []kafka.ProducersAnswer {
+	out := make([]kafka.ProducersAnswer, len(partitions))
+	err := o.sync(ctx, len(partitions), func(i int) tiering.ShardID { return partitions[i].Shard })
+	for i, p := range partitions {
+		if err != nil {
+			out[i].Code = kerr.NotLeaderForPartition.Code
+			continue
+		}
+		o.set.View(p.Shard).Read(func(s *shard.State) { out[i].Producers = s.Partition(p.TopicPartition).ProducerStates() })
 	}
 	return out
 }

@@ -39,11 +39,33 @@ func (c *Client) Sequence(ctx context.Context, addr string, id tiering.ShardID, 
 	if len(in) > maxMessage {
 		return nil, fmt.Errorf("%w: a submission of %d bytes, at most %d fit in a message", metadata.ErrInvalid, len(in), maxMessage)
 	}
-	var answer []byte
-	if err := conn.Invoke(ctx, "/"+serviceName+"/"+sequenceMethod, &in, &answer, grpc.ForceCodecV2(rawCodec{})); err != nil {
+	answer, err := invoke(ctx, conn, sequenceMethod, in)
+	if err != nil {
 		return nil, fmt.Errorf("asking the agent at %s: %w", addr, err)
 	}
 	return decodeAnswer(answer)
+}
+
+// Ask asks the agent at addr something about a shard that it leads, and returns the body of
+// the answer. Errors are those of Sequence.
+func (c *Client) Ask(ctx context.Context, addr string, q Question) ([]byte, error) {
+	if len(q.Kind) > 255 || len(q.Body) > maxMessage/2 {
+		return nil, fmt.Errorf("%w: a question %q of %d bytes", metadata.ErrInvalid, q.Kind, len(q.Body))
+	}
+	conn, err := c.conn(addr)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := invoke(ctx, conn, askMethod, q.encode())
+	if err != nil {
+		return nil, fmt.Errorf("asking the agent at %s: %w", addr, err)
+	}
+	return decodeStatus(answer)
+}
+
+func invoke(ctx context.Context, conn *grpc.ClientConn, method string, in []byte) (answer []byte, err error) {
+	err = conn.Invoke(ctx, "/"+serviceName+"/"+method, &in, &answer, grpc.ForceCodecV2(rawCodec{}))
+	return answer, err
 }
 
 func (c *Client) conn(addr string) (*grpc.ClientConn, error) {

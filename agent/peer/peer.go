@@ -1,14 +1,16 @@
-// Package peer carries submissions between agents: an agent that took batches for a shard
-// led elsewhere sends what is to be sequenced to that shard's leader, over gRPC.
+// Package peer carries what agents ask of each other, over gRPC: submissions of batches for a
+// shard that is led elsewhere, and questions to coordinators.
 //
 // The messages are Floe's own binary forms, not protocol buffers: a submission is encoded
 // once, for this.
 //
-//	request   version 1 | shard 4 BE | submission (shard.Submission.Encode)
-//	answer    status 1 | for OK: outcomes (shard.EncodeOutcomes) | otherwise: text for people
+//	Sequence  version 1 | shard 4 BE | submission (shard.Submission.Encode)
+//	Ask       version 1 | shard 4 BE | length of kind 1 | kind | body, as its kind says
+//	answer    status 1 | for OK: outcomes (shard.EncodeOutcomes), or the body of an answer |
+//	          otherwise: text for people
 //
 // Invariant: an answer is definite. Any other end of a call (a lost connection, a time-out)
-// leaves the outcome unknown, and the caller repeats the same submission until it hears an
+// leaves the outcome unknown, and the caller repeats the same message until it hears an
 // answer; the shard recognises repetitions.
 package peer
 
@@ -34,6 +36,7 @@ const (
 
 	serviceName    = "floe.Peer"
 	sequenceMethod = "Sequence"
+	askMethod      = "Ask"
 )
 
 type status byte
@@ -78,10 +81,36 @@ func decodeRequest(b []byte) (tiering.ShardID, *shard.Submission, error) {
 	return tiering.ShardID(binary.BigEndian.Uint32(b[1:])), s, nil
 }
 
+// Question is what an agent asks of a shard's leader.
+type Question struct {
+	Shard tiering.ShardID
+	Kind  string // says what Body is; the agents know the kinds
+	Body  []byte
+}
+
+func (q Question) encode() []byte {
+	b := binary.BigEndian.AppendUint32([]byte{protocolVersion}, uint32(q.Shard))
+	b = append(b, byte(len(q.Kind)))
+	b = append(b, q.Kind...)
+	return append(b, q.Body...)
+}
+
+func decodeQuestion(b []byte) (Question, error) {
+	if len(b) < 6 || b[0] != protocolVersion || len(b) < 6+int(b[5]) {
+		return Question{}, fmt.Errorf("%w: not a question of protocol version %d", metadata.ErrInvalid, protocolVersion)
+	}
+	kind := 6 + int(b[5])
+	return Question{Shard: tiering.ShardID(binary.BigEndian.Uint32(b[1:])), Kind: string(b[6:kind]), Body: b[kind:]}, nil
+}
+
 func encodeAnswer(out []shard.Outcome, err error) []byte {
 	if err == nil {
 		return shard.EncodeOutcomes([]byte{byte(statusOK)}, out)
 	}
+	return encodeError(err)
+}
+
+func encodeError(err error) []byte {
 	st := statusFenced // any other trouble: ask again
 	for s, e := range statusErrors {
 		if errors.Is(err, e) {
@@ -92,6 +121,15 @@ func encodeAnswer(out []shard.Outcome, err error) []byte {
 }
 
 func decodeAnswer(b []byte) ([]shard.Outcome, error) {
+	body, err := decodeStatus(b)
+	if err != nil {
+		return nil, err
+	}
+	return shard.DecodeOutcomes(body)
+}
+
+// decodeStatus returns what follows an answer's status, or the error that it says.
+func decodeStatus(b []byte) ([]byte, error) {
 	if len(b) == 0 {
 		return nil, errors.New("empty answer from another agent")
 	}
@@ -102,7 +140,7 @@ func decodeAnswer(b []byte) ([]shard.Outcome, error) {
 		}
 		return nil, fmt.Errorf("%w, says the leader: %s", kind, b[1:])
 	}
-	return shard.DecodeOutcomes(b[1:])
+	return b[1:], nil
 }
 
 // rawCodec passes messages through as they are.

@@ -14,13 +14,15 @@ import (
 	"github.com/floelog/floe/tiering"
 )
 
-// asked is a Sequencer that answers as it is told and keeps what it was asked.
+// asked is a Leader that answers as it is told and keeps what it was asked.
 type asked struct {
-	id    tiering.ShardID
-	sub   *shard.Submission
-	out   []shard.Outcome
-	err   error
-	block chan struct{}
+	question Question
+	body     []byte
+	id       tiering.ShardID
+	sub      *shard.Submission
+	out      []shard.Outcome
+	err      error
+	block    chan struct{}
 }
 
 func (a *asked) SequenceHere(ctx context.Context, id tiering.ShardID, s *shard.Submission) ([]shard.Outcome, error) {
@@ -32,6 +34,11 @@ func (a *asked) SequenceHere(ctx context.Context, id tiering.ShardID, s *shard.S
 		}
 	}
 	return a.out, a.err
+}
+
+func (a *asked) AnswerHere(_ context.Context, q Question) ([]byte, error) {
+	a.question = q
+	return a.body, a.err
 }
 
 func serve(t *testing.T, a *asked) (addr string, c *Client) {
@@ -137,6 +144,49 @@ func FuzzDecodeAnswer(f *testing.F) {
 			if again, err := decodeAnswer(encodeAnswer(out, nil)); err != nil || !slices.Equal(again, out) {
 				t.Fatalf("%v became %v, %v", out, again, err)
 			}
+		}
+	})
+}
+
+func TestAsk(t *testing.T) {
+	a := &asked{body: []byte("because")}
+	addr, c := serve(t, a)
+	q := Question{Shard: 9, Kind: "why", Body: []byte("this")}
+	got, err := c.Ask(t.Context(), addr, q)
+	if err != nil || string(got) != "because" {
+		t.Fatalf("answered %q, %v", got, err)
+	}
+	if a.question.Shard != 9 || a.question.Kind != "why" || string(a.question.Body) != "this" {
+		t.Fatalf("asked %+v", a.question)
+	}
+	for _, want := range []error{metadata.ErrFenced, metadata.ErrInvalid} {
+		a.err = want
+		if _, err := c.Ask(t.Context(), addr, q); !errors.Is(err, want) {
+			t.Errorf("%v, want %v", err, want)
+		}
+	}
+	a.err = errors.New("some trouble")
+	if _, err := c.Ask(t.Context(), addr, q); !errors.Is(err, metadata.ErrFenced) {
+		t.Errorf("%v: trouble must be asked about again", err)
+	}
+	if _, err := c.Ask(t.Context(), addr, Question{Kind: string(make([]byte, 256))}); !errors.Is(err, metadata.ErrInvalid) {
+		t.Errorf("a kind of 256 bytes: %v", err)
+	}
+}
+
+func FuzzDecodeQuestion(f *testing.F) {
+	f.Add(Question{Shard: 1, Kind: "mark", Body: []byte("{}")}.encode())
+	f.Add([]byte{protocolVersion, 0, 0, 0, 1, 200})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		q, err := decodeQuestion(b)
+		if err != nil {
+			if !errors.Is(err, metadata.ErrInvalid) {
+				t.Fatalf("%v is not ErrInvalid", err)
+			}
+			return
+		}
+		if !bytes.Equal(q.encode(), b) {
+			t.Fatalf("%x does not survive decoding", b)
 		}
 	})
 }

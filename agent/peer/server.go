@@ -10,16 +10,19 @@ import (
 	"github.com/floelog/floe/tiering"
 )
 
-// Sequencer commits a submission on a shard that this agent leads, or says ErrFenced.
-type Sequencer interface {
+// Leader does what other agents ask of the shards that this agent leads, or says ErrFenced.
+type Leader interface {
+	// SequenceHere commits a submission.
 	SequenceHere(ctx context.Context, id tiering.ShardID, s *shard.Submission) ([]shard.Outcome, error)
+	// AnswerHere answers a question.
+	AnswerHere(ctx context.Context, q Question) ([]byte, error)
 }
 
 // Server answers other agents.
 type Server struct{ grpc *grpc.Server }
 
-// NewServer returns a server for what other agents ask of seq.
-func NewServer(seq Sequencer) *Server {
+// NewServer returns a server for what other agents ask of l.
+func NewServer(l Leader) *Server {
 	s := grpc.NewServer(
 		grpc.ForceServerCodecV2(rawCodec{}),
 		grpc.MaxRecvMsgSize(maxMessage),
@@ -29,9 +32,9 @@ func NewServer(seq Sequencer) *Server {
 	)
 	s.RegisterService(&grpc.ServiceDesc{
 		ServiceName: serviceName,
-		HandlerType: (*Sequencer)(nil),
-		Methods:     []grpc.MethodDesc{{MethodName: sequenceMethod, Handler: handleSequence}},
-	}, seq)
+		HandlerType: (*Leader)(nil),
+		Methods:     []grpc.MethodDesc{{MethodName: sequenceMethod, Handler: handleSequence}, {MethodName: askMethod, Handler: handleAsk}},
+	}, l)
 	return &Server{s}
 }
 
@@ -43,12 +46,32 @@ func handleSequence(srv any, ctx context.Context, receive func(any) error, _ grp
 	id, s, err := decodeRequest(in)
 	var out []shard.Outcome
 	if err == nil {
-		out, err = srv.(Sequencer).SequenceHere(ctx, id, s)
+		out, err = srv.(Leader).SequenceHere(ctx, id, s)
 	}
 	if ctx.Err() != nil {
 		return nil, ctx.Err() // the outcome may be unknown: let the caller ask again
 	}
 	answer := encodeAnswer(out, err)
+	return &answer, nil
+}
+
+func handleAsk(srv any, ctx context.Context, receive func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+	var in []byte
+	if err := receive(&in); err != nil {
+		return nil, err
+	}
+	q, err := decodeQuestion(in)
+	var out []byte
+	if err == nil {
+		out, err = srv.(Leader).AnswerHere(ctx, q)
+	}
+	if ctx.Err() != nil {
+		return nil, ctx.Err() // the outcome may be unknown: let the caller ask again
+	}
+	answer := append([]byte{byte(statusOK)}, out...)
+	if err != nil {
+		answer = encodeError(err)
+	}
 	return &answer, nil
 }
 

@@ -5,7 +5,9 @@ import (
 	"strconv"
 
 	"github.com/floelog/floe/agent"
+	grouping "github.com/floelog/floe/agent/group"
 	"github.com/floelog/floe/agent/kafka"
+	transactions "github.com/floelog/floe/agent/txn"
 	"github.com/floelog/floe/cmd/floe/settings"
 )
 
@@ -44,6 +46,8 @@ func newNode(s *settings.Settings, id identity, p parts) (node, error) {
 		RollupBytes: int64(s.RollupSize),
 
 		Kafka:          kafkaSettings(s, p.objects.String()),
+		Groups:         groupSettings(s),
+		Transactions:   transactionSettings(s),
 		ProducerExpiry: s.ProducerIDExpiration,
 
 		RequestMemory:   int64(s.RequestMemory()),
@@ -74,6 +78,7 @@ func kafkaSettings(s *settings.Settings, store string) kafka.Settings {
 	k.ReplicationFactor = int16(s.DefaultReplicationFactor)
 	k.FetchMaxBytes = int(s.FetchMaxBytes)
 	k.FetchMemory = int64(s.FetchMemory())
+	k.OffsetMetadataMax = int(s.OffsetMetadataMaxBytes)
 	k.StoreName = store
 	k.TopicDefaults = map[string]string{
 		"max.message.bytes": strconv.FormatInt(int64(s.MessageMaxBytes), 10),
@@ -86,4 +91,26 @@ func kafkaSettings(s *settings.Settings, store string) kafka.Settings {
 		"producer.id.expiration.ms": strconv.FormatInt(s.ProducerIDExpiration.Milliseconds(), 10),
 	}
 	return k
+}
+
+func groupSettings(s *settings.Settings) grouping.Settings {
+	g := grouping.DefaultSettings()
+	g.InitialRebalanceDelay = s.GroupInitialRebalanceDelay
+	g.MinSessionTimeout, g.MaxSessionTimeout = s.GroupMinSessionTimeout, s.GroupMaxSessionTimeout
+	g.MaxSize, g.ConsumerMaxSize = s.GroupMaxSize, s.GroupMaxSize
+	g.MaxOffsetMetadata = int(s.OffsetMetadataMaxBytes)
+	g.OffsetsRetention = s.OffsetsRetention
+	g.ConsumerSessionTimeout, g.ConsumerHeartbeatInterval = s.ConsumerSessionTimeout, s.ConsumerHeartbeatInterval
+	// What a group asks for itself must have room on both sides of the default.
+	g.MinConsumerSessionTimeout = min(g.MinConsumerSessionTimeout, g.ConsumerSessionTimeout)
+	g.MaxConsumerSessionTimeout = max(g.MaxConsumerSessionTimeout, g.ConsumerSessionTimeout)
+	g.MinConsumerHeartbeatInterval = min(g.MinConsumerHeartbeatInterval, g.ConsumerHeartbeatInterval)
+	g.MaxConsumerHeartbeatInterval = max(g.MaxConsumerHeartbeatInterval, g.ConsumerHeartbeatInterval)
+	return g
+}
+
+func transactionSettings(s *settings.Settings) transactions.Settings {
+	t := transactions.DefaultSettings()
+	t.MaxTimeout, t.IDExpiration = s.TransactionMaxTimeout, s.TransactionalIDExpiration
+	return t
 }

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/floelog/floe/agent"
+	"github.com/floelog/floe/agent/peer"
 	"github.com/floelog/floe/metadata"
 	"github.com/floelog/floe/metadata/shard"
 	"github.com/floelog/floe/tiering"
@@ -82,29 +84,45 @@ func (l *link) draw() journey {
 
 // Sequence implements agent.Peers.
 func (l *link) Sequence(ctx context.Context, addr string, id tiering.ShardID, s *shard.Submission) ([]shard.Outcome, error) {
+	message := s.Encode(nil)
+	return carry(ctx, l, addr, func(to *agent.Agent) ([]shard.Outcome, error) {
+		s, err := shard.DecodeSubmission(message)
+		if err != nil {
+			return nil, errors.Join(metadata.ErrInvalid, err)
+		}
+		return to.SequenceHere(l.net.w.live, id, s)
+	})
+}
+
+// Ask implements agent.Peers.
+func (l *link) Ask(ctx context.Context, addr string, q peer.Question) ([]byte, error) {
+	return carry(ctx, l, addr, func(to *agent.Agent) ([]byte, error) { return to.AnswerHere(l.net.w.live, q) })
+}
+
+// carry brings a message to the agent at addr and its answer back. It may be lost, late or
+// doubled, and what it does there goes on when the caller has given up.
+func carry[T any](ctx context.Context, l *link, addr string, message func(to *agent.Agent) (T, error)) (none T, err error) {
 	to := l.net.w.nodeAt(addr)
 	if to == nil {
-		return nil, errUnreachable
+		return none, errUnreachable
 	}
 	j := l.draw()
 	if err := l.p.gate.pass(ctx); err != nil {
-		return nil, err
+		return none, err
 	}
-	message := s.Encode(nil)
 	if j.twin {
 		l.net.count("peer double")
 		l.net.w.tasks.Go(func() {
 			if sleep(l.net.w.live, j.there+j.twinAfter) {
-				_, _ = l.deliver(to, id, message) // nobody waits for this answer
+				_, _ = deliver(l, to, message) // nobody waits for this answer
 			}
 		})
 	}
 	type answer struct {
-		out []shard.Outcome
+		out T
 		err error
 	}
 	back := make(chan answer, 1)
-	// The other agent goes on when the caller has given up.
 	l.net.w.tasks.Go(func() {
 		if !sleep(l.net.w.live, j.there) {
 			return
@@ -113,7 +131,7 @@ func (l *link) Sequence(ctx context.Context, addr string, id tiering.ShardID, s 
 			l.net.count("peer lost")
 			return
 		}
-		out, err := l.deliver(to, id, message)
+		out, err := deliver(l, to, message)
 		if !sleep(l.net.w.live, j.back) {
 			return
 		}
@@ -126,30 +144,26 @@ func (l *link) Sequence(ctx context.Context, addr string, id tiering.ShardID, s 
 	select {
 	case a := <-back:
 		if err := l.p.gate.pass(ctx); err != nil {
-			return nil, err
+			return none, err
 		}
 		return a.out, a.err
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return none, ctx.Err()
 	}
 }
 
 // deliver hands a message to the agent that runs on a node now.
-func (l *link) deliver(to *node, id tiering.ShardID, message []byte) ([]shard.Outcome, error) {
+func deliver[T any](l *link, to *node, message func(*agent.Agent) (T, error)) (none T, err error) {
 	p := to.serving()
 	if p == nil {
-		return nil, errUnreachable
+		return none, errUnreachable
 	}
 	if err := p.gate.pass(l.net.w.live); err != nil {
-		return nil, err
+		return none, err
 	}
-	s, err := shard.DecodeSubmission(message)
-	if err != nil {
-		return nil, errors.Join(metadata.ErrInvalid, err)
-	}
-	out, err := p.agent.SequenceHere(l.net.w.live, id, s)
+	out, err := message(p.agent)
 	if err := p.gate.pass(l.net.w.live); err != nil {
-		return nil, err // what a dead process says is heard by nobody
+		return none, err // what a dead process says is heard by nobody
 	}
 	return out, err
 }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/floelog/floe/agent"
+	"github.com/floelog/floe/agent/group"
+	"github.com/floelog/floe/agent/txn"
 	"github.com/floelog/floe/metadata"
 	"github.com/floelog/floe/metadata/catalogue"
 	"github.com/floelog/floe/metadata/membership"
@@ -138,7 +140,8 @@ func newWorld(seed uint64, p plant) *world {
 		InlineMax: pick(r, 0, 600, 4<<10, 16<<10), InlineRate: pick(r, 4096.0, 1048576),
 		RollupAge: pick(r, time.Second, 5*time.Second, 30*time.Second), RollupBytes: pick(r, int64(4<<10), 1<<20),
 		SnapshotRecords: pick(r, uint64(3), 15, 50, 2000),
-		ProducerExpiry:  time.Hour, RequestMemory: 64 << 20, CacheBytes: 8 << 20,
+		Groups:          group.DefaultSettings(), Transactions: txn.DefaultSettings(),
+		ProducerExpiry: time.Hour, RequestMemory: 64 << 20, CacheBytes: 8 << 20,
 		DrainTimeout: 3 * time.Second,
 	}
 	w.mix = newMix(w.rand("mix"))

@@ -1,0 +1,396 @@
+//go:build integration && unix
+
+package killed
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/floelog/floe/integration/fixture"
+)
+
+const (
+	appMembers    = 10
+	appPartitions = 32
+	appRate       = 400 // values a second
+	// coordinatorDeaths is how often the coordinator's agent dies at least.
+	coordinatorDeaths = 3
+	// standstill is how long a member may be without progress: the lease, after which another
+	// agent takes over, and three seconds for it and the client to find each other.
+	standstill = lease + 3*time.Second
+)
+
+// application is a group that consumes, processes and produces in transactions, next to a
+// group that only consumes and commits, while somebody writes values.
+type application struct {
+	t      *testing.T
+	floe   *fixture.Floe
+	in     string
+	out    string
+	adm    *kadm.Client
+	work   sync.WaitGroup
+	cancel context.CancelFunc
+
+	sent atomic.Int64 // values that were acknowledged: 1 to sent
+	stop atomic.Bool  // no more values
+
+	mu       sync.Mutex // guards the following
+	members  []*member
+	failures []error
+}
+
+// member is a member of one of the groups.
+type member struct {
+	name    string
+	moved   atomic.Int64 // partitions given or taken
+	held    atomic.Int64 // partitions it has
+	last    atomic.Int64 // time of its last progress, milliseconds
+	longest atomic.Int64 // longest time without, milliseconds
+}
+
+// progressed notes that the member has committed something.
+func (m *member) progressed() {
+	now := time.Now().UnixMilli()
+	last := m.last.Swap(now)
+	if gap := now - last; last > 0 && gap > m.longest.Load() {
+		m.longest.Store(gap)
+	}
+}
+
+func (a *application) fail(format string, args ...any) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.failures) < 20 {
+		a.failures = append(a.failures, fmt.Errorf(format, args...))
+	}
+}
+
+func (a *application) client(opts ...kgo.Opt) *kgo.Client {
+	cl, err := kgo.NewClient(append([]kgo.Opt{
+		kgo.SeedBrokers(a.floe.Addrs()...), kgo.RetryBackoffFn(func(int) time.Duration { return backoff }),
+		kgo.MetadataMinAge(backoff), kgo.RequestTimeoutOverhead(2 * time.Second), kgo.ProduceRequestTimeout(3 * time.Second),
+	}, opts...)...)
+	if err != nil {
+		panic(err) // the options are this test's
+	}
+	return cl
+}
+
+const backoff = 50 * time.Millisecond
+
+// startApplication creates the topics and starts everything.
+func startApplication(t *testing.T, f *fixture.Floe) *application {
+	t.Helper()
+	a := &application{t: t, floe: f, in: "app-in", out: "app-out"}
+	cl := a.client()
+	t.Cleanup(cl.Close)
+	a.adm = kadm.NewClient(cl)
+	if resp, err := a.adm.CreateTopics(t.Context(), appPartitions, 1, nil, a.in, a.out); err != nil || resp.Error() != nil {
+		t.Fatal(err, resp.Error())
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	a.cancel = cancel
+	t.Cleanup(a.end)
+	for i := range appMembers {
+		eos := a.member(fmt.Sprintf("eos-%d", i))
+		a.work.Go(func() { a.process(ctx, eos, i) })
+		plain := a.member(fmt.Sprintf("reader-%d", i))
+		a.work.Go(func() { a.read(ctx, plain, i) })
+	}
+	a.work.Go(func() { a.write(ctx) })
+	for _, group := range []string{eosGroup, readerGroup} {
+		a.work.Go(func() { a.watchOffsets(ctx, group) })
+	}
+	return a
+}
+
+const (
+	eosGroup    = "app-eos"
+	readerGroup = "app-reader"
+)
+
+func (a *application) member(name string) *member {
+	m := &member{name: name}
+	a.members = append(a.members, m)
+	return m
+}
+
+func (a *application) end() {
+	a.cancel()
+	a.work.Wait()
+}
+
+// write sends values, each its number, at a steady rate.
+func (a *application) write(ctx context.Context) {
+	cl := a.client(kgo.DefaultProduceTopic(a.in), kgo.RecordPartitioner(kgo.RoundRobinPartitioner()), kgo.UnknownTopicRetries(-1))
+	defer cl.Close()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for next := int64(1); !a.stop.Load(); {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		var batch []*kgo.Record
+		for range appRate / 50 {
+			batch = append(batch, &kgo.Record{Value: binary.BigEndian.AppendUint64(nil, uint64(next))})
+			next++
+		}
+		if err := cl.ProduceSync(ctx, batch...).FirstErr(); err != nil {
+			if ctx.Err() == nil {
+				a.fail("writing: %w", err)
+			}
+			return
+		}
+		a.sent.Store(next - 1)
+	}
+}
+
+// groupOpts are what every member of a group has in common.
+func (a *application) groupOpts(m *member, group string) []kgo.Opt {
+	count := func(n *atomic.Int64, sign int64) func(context.Context, *kgo.Client, map[string][]int32) {
+		return func(_ context.Context, _ *kgo.Client, parts map[string][]int32) {
+			n.Add(sign * int64(len(parts[a.in])))
+			m.moved.Add(int64(len(parts[a.in])))
+		}
+	}
+	return []kgo.Opt{
+		kgo.ConsumerGroup(group), kgo.ConsumeTopics(a.in), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.FetchMaxWait(500 * time.Millisecond), kgo.HeartbeatInterval(time.Second), kgo.ClientID(m.name),
+		kgo.OnPartitionsAssigned(count(&m.held, 1)), kgo.OnPartitionsRevoked(count(&m.held, -1)), kgo.OnPartitionsLost(count(&m.held, -1)),
+	}
+}
+
+// process copies what it reads to the other topic, in transactions with its offsets.
+func (a *application) process(ctx context.Context, m *member, n int) {
+	session, err := kgo.NewGroupTransactSession(append(a.groupOpts(m, eosGroup),
+		kgo.SeedBrokers(a.floe.Addrs()...), kgo.RetryBackoffFn(func(int) time.Duration { return backoff }), kgo.MetadataMinAge(backoff),
+		kgo.RequestTimeoutOverhead(2*time.Second), kgo.ProduceRequestTimeout(3*time.Second),
+		kgo.TransactionalID(fmt.Sprintf("app-%d", n)), kgo.DefaultProduceTopic(a.out), kgo.TransactionTimeout(30*time.Second),
+		kgo.RecordPartitioner(kgo.UniformBytesPartitioner(1<<20, true, false, nil)))...)
+	if err != nil {
+		a.fail("%s: %w", m.name, err)
+		return
+	}
+	defer session.Close()
+	for ctx.Err() == nil {
+		fetches := session.PollRecords(ctx, 500)
+		if ctx.Err() != nil {
+			return
+		}
+		if fetches.NumRecords() == 0 {
+			continue
+		}
+		if err := session.Begin(); err != nil {
+			a.fail("%s begins: %w", m.name, err)
+			return
+		}
+		var failed atomic.Bool
+		fetches.EachRecord(func(r *kgo.Record) {
+			session.Produce(ctx, &kgo.Record{Value: r.Value}, func(_ *kgo.Record, err error) {
+				if err != nil {
+					failed.Store(true)
+				}
+			})
+		})
+		commit := kgo.TransactionEndTry(!failed.Load())
+		committed, err := session.End(context.WithoutCancel(ctx), commit)
+		switch {
+		case err != nil && ctx.Err() == nil:
+			a.fail("%s ends a transaction: %w", m.name, err)
+			return
+		case committed:
+			m.progressed()
+		}
+	}
+}
+
+// read consumes and commits, without transactions.
+func (a *application) read(ctx context.Context, m *member, _ int) {
+	cl := a.client(append(a.groupOpts(m, readerGroup), kgo.DisableAutoCommit(), kgo.BlockRebalanceOnPoll())...)
+	defer cl.CloseAllowingRebalance()
+	for ctx.Err() == nil {
+		fetches := cl.PollRecords(ctx, 500)
+		if fetches.NumRecords() > 0 {
+			if err := cl.CommitUncommittedOffsets(ctx); err == nil {
+				m.progressed()
+			}
+		}
+		cl.AllowRebalance()
+	}
+}
+
+// watchOffsets asks for a group's committed offsets again and again: none may go back.
+func (a *application) watchOffsets(ctx context.Context, group string) {
+	seen := map[int32]int64{}
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		got, err := a.adm.FetchOffsets(ctx, group)
+		if err != nil {
+			continue // nobody answers just now
+		}
+		got.Each(func(o kadm.OffsetResponse) {
+			switch {
+			case o.Err != nil || o.Topic != a.in:
+			case o.At < seen[o.Partition]:
+				a.fail("committed offset of %s partition %d went from %d to %d", group, o.Partition, seen[o.Partition], o.At)
+			default:
+				seen[o.Partition] = o.At
+			}
+		})
+		for p, at := range seen {
+			if at > 0 {
+				if o, ok := got.Lookup(a.in, p); !ok || o.Err == nil && o.At < 0 {
+					a.fail("committed offset of %s partition %d was %d and is not there any more", group, p, at)
+				}
+			}
+		}
+	}
+}
+
+// stable waits until all members have partitions and make progress.
+func (a *application) stable(since time.Time) {
+	a.t.Helper()
+	await(a.t, "every member's progress", func() error {
+		held := map[string]int64{}
+		for _, m := range a.members {
+			if m.held.Load() == 0 || m.last.Load() < since.UnixMilli() {
+				return fmt.Errorf("%s has %d partitions and its last progress was %v ago", m.name, m.held.Load(), time.Since(time.UnixMilli(m.last.Load())))
+			}
+			held[m.name[:3]] += m.held.Load()
+		}
+		for kind, n := range held {
+			if n != appPartitions {
+				return fmt.Errorf("the members %s hold %d partitions of %d", kind, n, appPartitions)
+			}
+		}
+		return nil
+	})
+}
+
+func await(t *testing.T, what string, check func() error) {
+	t.Helper()
+	deadline := time.NewTimer(patience)
+	defer deadline.Stop()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			t.Fatalf("%s: not after %v: %v", what, patience, err)
+		}
+	}
+}
+
+// coordinatorOf returns the process that coordinates a group.
+func (a *application) coordinatorOf(group string) int {
+	a.t.Helper()
+	node := int32(0)
+	await(a.t, "a coordinator", func() error {
+		ctx, cancel := context.WithTimeout(a.t.Context(), 5*time.Second)
+		defer cancel()
+		got := a.adm.FindGroupCoordinators(ctx, group)[group]
+		node = got.NodeID
+		return got.Err
+	})
+	return int(node) - 1
+}
+
+// finish lets the application catch up and compares what came out with what went in.
+func (a *application) finish() {
+	a.t.Helper()
+	a.stop.Store(true)
+	counts := map[uint64]int{}
+	cl := a.client(kgo.ConsumeTopics(a.out), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchIsolationLevel(kgo.ReadCommitted()))
+	defer cl.Close()
+	ctx, cancel := context.WithTimeoutCause(a.t.Context(), 2*patience, errors.New("not everything came out"))
+	defer cancel()
+	for int64(len(counts)) < a.sent.Load() {
+		fetches := cl.PollFetches(ctx)
+		if ctx.Err() != nil {
+			a.t.Fatalf("%v: %d of %d values", context.Cause(ctx), len(counts), a.sent.Load())
+		}
+		fetches.EachRecord(func(r *kgo.Record) { counts[binary.BigEndian.Uint64(r.Value)]++ })
+	}
+	a.end()
+	// What is behind: nothing may follow that was there already.
+	rest, stop := context.WithTimeout(a.t.Context(), time.Second)
+	defer stop()
+	for rest.Err() == nil {
+		cl.PollFetches(rest).EachRecord(func(r *kgo.Record) { counts[binary.BigEndian.Uint64(r.Value)]++ })
+	}
+	doubled := 0
+	for v, n := range counts {
+		if n != 1 {
+			if doubled++; doubled <= 5 {
+				a.t.Errorf("value %d came out %d times", v, n)
+			}
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, err := range a.failures {
+		a.t.Error(err)
+	}
+	a.t.Logf("%d values went in, %d came out, %d more than once", a.sent.Load(), len(counts), doubled)
+}
+
+// TestCoordinatorKilled kills the agents that coordinate a transactional application and a
+// group of readers, again and again: every value comes out exactly once, no member stands
+// still for long, nobody is rebalanced, and committed offsets never go back.
+func TestCoordinatorKilled(t *testing.T) {
+	f := fixture.Agents(t, 3, fixture.StoreFile, "--lease-ttl", lease.String())
+	a := startApplication(t, f)
+	a.stable(time.Now())
+	moved := map[string]int64{}
+	for _, m := range a.members {
+		moved[m.name] = m.moved.Load()
+		m.longest.Store(0)
+	}
+	r := rand.New(rand.NewPCG(seed(t), 1))
+	begun, deaths := time.Now(), 0
+	for ; deaths < coordinatorDeaths || time.Since(begun) < *duration; deaths++ {
+		victim := a.coordinatorOf([]string{eosGroup, readerGroup}[r.IntN(2)])
+		f.KillProcess(victim)
+		a.stable(time.Now())
+		f.StartProcess(victim)
+		a.stable(time.Now())
+	}
+	var gaps []time.Duration
+	for _, m := range a.members {
+		gap := time.Duration(m.longest.Load()) * time.Millisecond
+		gaps = append(gaps, gap)
+		if gap > standstill {
+			t.Errorf("%s made no progress for %v, want at most %v", m.name, gap, standstill)
+		}
+		if n := m.moved.Load() - moved[m.name]; n != 0 {
+			t.Errorf("%s was rebalanced: %d partitions were given or taken while only coordinators moved", m.name, n)
+		}
+	}
+	slices.Sort(gaps)
+	t.Logf("%d deaths of coordinators; longest time without progress: median of the members %v, worst %v", deaths, gaps[len(gaps)/2], gaps[len(gaps)-1])
+	a.finish()
+}
