@@ -11,6 +11,7 @@ import (
 
 	"github.com/floelog/floe/agent/coordinator"
 	"github.com/floelog/floe/agent/txn"
+	"github.com/floelog/floe/metadata/shard"
 )
 
 // A script is what happens to one transactional id and what comes of it, line by line:
@@ -139,6 +140,14 @@ func (w *world) done(args []string) {
 	}
 }
 
+// raised has rows by what they were raised from, since raising takes tens of thousands of steps.
+var raised = map[string]raisedRow{}
+
+type raisedRow struct {
+	value  []byte
+	answer string
+}
+
 // raise brings an epoch up by aborting nothing.
 func (w *world) raise(from, to string) string {
 	id, epoch := who(from)
@@ -146,12 +155,19 @@ func (w *world) raise(from, to string) string {
 	if _, err := fmt.Sscan(to, &last); err != nil {
 		w.t.Fatal(err)
 	}
+	key := to + string(w.state.Row(shard.Transactions, "x", "t"))
+	if r, ok := raised[key]; ok {
+		w.commit([]shard.Change{shard.PutRows{Space: shard.Transactions, Name: "x", Rows: []shard.Row{{Key: "t", Value: r.value}}}})
+		w.load()
+		return r.answer
+	}
 	var answer any
 	for ; epoch < last; epoch++ {
 		answer = w.ask(endRequest([]string{"abort", fmt.Sprintf("%d/%d", id, epoch), "v5"}))
 		clear(w.answers)
 		w.order = nil
 	}
+	raised[key] = raisedRow{w.state.Row(shard.Transactions, "x", "t"), show(answer)}
 	return show(answer)
 }
 
