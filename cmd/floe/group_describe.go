@@ -179,7 +179,7 @@ func consumerGroup(d kadm.DescribedConsumerGroup) group {
 		AssignmentEpoch: &d.AssignmentEpoch, Coordinator: endpointOf(d.Coordinator), Members: []groupMember{}, Offsets: []groupOffset{}}
 	for _, m := range d.Members {
 		g.Members = append(g.Members, groupMember{Member: m.MemberID, Instance: m.InstanceID, ClientID: m.ClientID, Host: m.ClientHost,
-			Epoch: &m.MemberEpoch, Topics: slices.Concat([]string{}, m.SubscribedTopics), Regex: unlessEmpty(m.SubscribedTopicRegex),
+			Epoch: &m.MemberEpoch, Topics: append([]string{}, m.SubscribedTopics...), Regex: unlessEmpty(m.SubscribedTopicRegex),
 			Assignment: sorted(m.Assignment), Target: sorted(m.TargetAssignment)})
 	}
 	return g

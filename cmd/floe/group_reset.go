@@ -99,7 +99,7 @@ func (r *remote) withoutMembers(ctx context.Context, name string) error {
 	}
 	// A group that there is not may be given offsets before its first member comes.
 	if n := len(described[name].Members); n > 0 {
-		return fmt.Errorf("group %s: it has %d members, whose next commits would undo a reset (stop them and wait until their sessions end; floe group describe --members lists them)", name, n)
+		return fmt.Errorf("group %s: it has %s, whose next commit would undo a reset (stop all members and wait until their sessions end; floe group describe --members lists them)", name, count(n, "member"))
 	}
 	return nil
 }
@@ -220,7 +220,7 @@ func printReset(w io.Writer, executed bool, rows []resetRow) error {
 	}
 	last := dryRun
 	if executed {
-		last = fmt.Sprintf("Committed for %d partitions.", len(rows))
+		last = "Committed for " + count(len(rows), "partition") + "."
 	}
 	_, err := fmt.Fprintln(w, last)
 	return err

@@ -200,7 +200,7 @@ func TestHelpAndVersion(t *testing.T) {
 		args []string
 		want []string
 	}{
-		{nil, []string{"floe dev", "agent", "inspect", "settings"}},
+		{nil, []string{"floe dev", "agent", "group", "txn", "inspect", "settings"}},
 		{[]string{"--help"}, []string{"floe dev"}},
 		{[]string{"dev", "--help"}, []string{"--agents number", "--data text", "(default 127.0.0.1:9092)"}},
 		{[]string{"agent", "--help"}, []string{"--etcd list", "--store text"}},

@@ -72,7 +72,7 @@ func among(selected []selection, there kadm.TopicsSet) ([]partition, error) {
 		}
 		for _, id := range slices.Sorted(slices.Values(ids)) {
 			if _, ok := known[id]; !ok {
-				return nil, fmt.Errorf("--topic: topic %s has no partition %d, only %d partitions from 0 on", s.topic, id, len(known))
+				return nil, fmt.Errorf("--topic: topic %s has no partition %d, only %s from 0 on", s.topic, id, count(len(known), "partition"))
 			}
 			out = append(out, partition{s.topic, id})
 		}

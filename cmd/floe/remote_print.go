@@ -64,6 +64,8 @@ func cell(c any) (text string, number bool) {
 		return cell(v.Elem().Interface())
 	}
 	switch c := c.(type) {
+	case nil:
+		return "-", false
 	case string:
 		if c == "" {
 			return "-", false
@@ -153,7 +155,15 @@ func joined(all []topicPartitions) (text string, count int) {
 	return strings.Join(words, " "), count
 }
 
-// a partition of a topic
+// count writes how many there are of something.
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return strconv.Itoa(n) + " " + what + "s"
+}
+
+// partition is a partition of a topic.
 type partition struct {
 	topic string
 	id    int32

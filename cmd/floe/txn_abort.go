@@ -137,7 +137,7 @@ const fenceRetry = 100 * time.Millisecond
 func (r *remote) fence(ctx context.Context, t txn) error {
 	again := time.NewTicker(fenceRetry)
 	defer again.Stop()
-	for {
+	for fenced := false; ; {
 		req := kmsg.NewPtrInitProducerIDRequest()
 		req.TransactionalID = &t.TransactionalID
 		req.TransactionTimeoutMillis = t.TimeoutMs // as it was: the id's next producer says its own
@@ -149,12 +149,16 @@ func (r *remote) fence(ctx context.Context, t txn) error {
 		switch {
 		case err == nil:
 			return nil
-		case !errors.Is(err, kerr.ConcurrentTransactions):
+		case errors.Is(err, kerr.ConcurrentTransactions):
+			fenced = true
+		case !fenced || ctx.Err() == nil:
 			return txnRefusal(t.TransactionalID, err)
 		}
 		select {
 		case <-again.C:
 		case <-ctx.Done():
+		}
+		if ctx.Err() != nil {
 			return fmt.Errorf("transactional id %s: its producer is fenced, but the transaction has not ended yet: %w", t.TransactionalID, ctx.Err())
 		}
 	}

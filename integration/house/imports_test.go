@@ -128,8 +128,8 @@ var reserved = []struct {
 	{module + "tiering/objstore/memory", []string{"tiering/objstore/open"}, "take an objstore.Store; objstore/open makes it from a URL"},
 	{"github.com/spf13/", []string{"cmd"}, "flags belong to cmd: take a plain value"},
 	{"go.yaml.in/", []string{"cmd"}, "files of settings belong to cmd: take a plain value"},
-	{"github.com/twmb/franz-go/pkg/kgo", nil, "a client is for tests"},
-	{"github.com/twmb/franz-go/pkg/kadm", nil, "a client is for tests"},
+	{"github.com/twmb/franz-go/pkg/kgo", []string{"cmd"}, "a client is for tests and for the commands that ask a running cluster"},
+	{"github.com/twmb/franz-go/pkg/kadm", []string{"cmd"}, "a client is for tests and for the commands that ask a running cluster"},
 }
 
 func TestReservedImports(t *testing.T) {
