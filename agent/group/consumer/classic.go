@@ -36,7 +36,7 @@ func (g *Group) join(from coordinator.Client, req *kmsg.JoinGroupRequest) kmsg.R
 		resp.MemberID, resp.ErrorCode = g.cfg.NewID(), kerr.MemberIDRequired.Code
 		return resp
 	}
-	m, r := g.joining(req)
+	m, r := g.joining(req, len(words.OwnedPartitions) > 0)
 	if r != nil {
 		resp.ErrorCode = r.code
 		return resp
@@ -85,8 +85,10 @@ func (g *Group) supports(protocols []kmsg.JoinGroupRequestProtocol) bool {
 	return slices.ContainsFunc(protocols, func(p kmsg.JoinGroupRequestProtocol) bool { return votes[p.Name] == n })
 }
 
-// joining finds the member that joins, or makes it.
-func (g *Group) joining(req *kmsg.JoinGroupRequest) (*member, *refusal) {
+// joining finds the member that joins, or makes it. One that is unknown and yet owns
+// something was fenced and does not know; others may have that now. Kafka lets it join; here it is
+// told, so that it lets go first, and then joins.
+func (g *Group) joining(req *kmsg.JoinGroupRequest, owns bool) (*member, *refusal) {
 	id := req.MemberID
 	if id == "" {
 		id = g.cfg.NewID()
@@ -94,6 +96,8 @@ func (g *Group) joining(req *kmsg.JoinGroupRequest) (*member, *refusal) {
 	if req.InstanceID == nil {
 		if m := g.members[id]; m != nil {
 			return m, nil
+		} else if owns {
+			return nil, unknownMember(id)
 		}
 		return g.add(id), nil
 	}
