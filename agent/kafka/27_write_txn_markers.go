@@ -16,6 +16,10 @@ import (
 //   - v1: flexible; v2: the transaction's version (KIP-1228), which is of no account here:
 //     a marker of an older epoch than the partition knows is refused, whatever it is
 
+// maxMarkings bounds the partitions of one request; those beyond have INVALID_REQUEST. Fewer
+// would part what an operator does at once; each is a record in a journal.
+const maxMarkings = 10_000
+
 func (h *Handler) writeTxnMarkers(ctx context.Context, req *kmsg.WriteTxnMarkersRequest) kmsg.Response {
 	resp := req.ResponseKind().(*kmsg.WriteTxnMarkersResponse)
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
@@ -31,6 +35,10 @@ func (h *Handler) writeTxnMarkers(ctx context.Context, req *kmsg.WriteTxnMarkers
 		}
 		where, codes, _ := h.locate(ctx, &r, names, kerr.NotLeaderForPartition)
 		all = append(all, codes)
+		if over := len(markings) + len(where) - maxMarkings; over > 0 {
+			where = where[:len(where)-over]
+			refuseLast(codes, over)
+		}
 		for _, p := range where {
 			markings = append(markings, Marking{Partition: p, ProducerID: m.ProducerID, Epoch: m.ProducerEpoch,
 				Commit: m.Committed, Coordinator: m.CoordinatorEpoch})
@@ -61,4 +69,14 @@ func (h *Handler) writeTxnMarkers(ctx context.Context, req *kmsg.WriteTxnMarkers
 		resp.Markers = append(resp.Markers, out)
 	}
 	return resp
+}
+
+// refuseLast refuses the last n of the partitions that have no code yet.
+func refuseLast(codes []int16, n int) {
+	for i := len(codes) - 1; n > 0; i-- {
+		if codes[i] == 0 {
+			codes[i] = kerr.InvalidRequest.Code
+			n--
+		}
+	}
 }

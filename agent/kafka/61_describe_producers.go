@@ -10,7 +10,15 @@ import (
 // DescribeProducers: v0
 //
 // What is known of the producers of partitions that is not forgotten yet: idempotent and
-// transactional ones, and which of them have a transaction open (KIP-664).
+// transactional ones, and which of them have a transaction open (KIP-664). What is more than
+// maxDescribed has NOT_LEADER_OR_FOLLOWER: the client asks again for that alone.
+
+// producersAtOnce is how many partitions are looked at before their producers are counted: a
+// partition may have thousands.
+const producersAtOnce = 16
+
+// producerSize is what one producer takes in an answer, from above.
+const producerSize = 64
 
 func (h *Handler) describeProducers(ctx context.Context, req *kmsg.DescribeProducersRequest) kmsg.Response {
 	resp := req.ResponseKind().(*kmsg.DescribeProducersResponse)
@@ -20,10 +28,7 @@ func (h *Handler) describeProducers(ctx context.Context, req *kmsg.DescribeProdu
 	}
 	r := h.resolve()
 	where, codes, _ := h.locate(ctx, &r, names, kerr.NotLeaderForPartition)
-	var answers []ProducersAnswer
-	if len(where) > 0 {
-		answers = h.Offsets.Producers(ctx, where)
-	}
+	answers := h.producersOf(ctx, where)
 	for _, t := range req.Topics {
 		out := kmsg.NewDescribeProducersResponseTopic()
 		out.Topic = t.Topic
@@ -41,6 +46,25 @@ func (h *Handler) describeProducers(ctx context.Context, req *kmsg.DescribeProdu
 		resp.Topics = append(resp.Topics, out)
 	}
 	return resp
+}
+
+// producersOf returns one answer for each partition.
+func (h *Handler) producersOf(ctx context.Context, where []Partition) []ProducersAnswer {
+	answers := make([]ProducersAnswer, 0, len(where))
+	held := 0
+	for len(answers) < len(where) {
+		if held > maxDescribed {
+			answers = append(answers, ProducersAnswer{Code: kerr.NotLeaderForPartition.Code})
+			continue
+		}
+		rest := where[len(answers):]
+		part := h.Offsets.Producers(ctx, rest[:min(len(rest), producersAtOnce)])
+		for i := range part {
+			held += producerSize * len(part[i].Producers)
+		}
+		answers = append(answers, part...)
+	}
+	return answers
 }
 
 func activeProducers(a *ProducersAnswer) []kmsg.DescribeProducersResponseTopicPartitionActiveProducer {

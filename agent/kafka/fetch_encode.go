@@ -80,9 +80,13 @@ func (r *fetchResponse) encode() net.Buffers {
 // metaSize estimates the size without records from above.
 func (r *fetchResponse) metaSize() int {
 	const perPartition = 4 + 2 + 3*8 + 4 + 4 + 5 + 1 + 2 + 9
+	const perAborted = 8 + 8 + 1
 	n := 64
 	for i := range r.Topics {
 		n += 32 + len(r.Topics[i].Name) + perPartition*len(r.Topics[i].Partitions)
+		for j := range r.Topics[i].Partitions {
+			n += perAborted * len(r.Topics[i].Partitions[j].Aborted)
+		}
 	}
 	for _, a := range r.Endpoints {
 		n += 32 + len(a.Host) + len(a.Rack)

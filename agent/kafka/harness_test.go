@@ -240,6 +240,8 @@ type offsets struct {
 	queries []kafka.OffsetQuery
 	trims   []kafka.TrimQuery
 	code    int16
+
+	producers int // of each partition; 0: one
 }
 
 func (o *offsets) List(_ context.Context, qs []kafka.OffsetQuery) []kafka.OffsetAnswer {
@@ -268,6 +270,9 @@ func (o *offsets) Producers(_ context.Context, ps []kafka.Partition) []kafka.Pro
 	for i, p := range ps {
 		out[i].Producers = []shard.ProducerState{{ProducerID: 500 + int64(p.TopicPartition.Partition), Epoch: 3, LastSeq: 7,
 			Updated: 1234, Coordinator: -1, OpenSince: 99}}
+		for range o.producers - 1 {
+			out[i].Producers = append(out[i].Producers, out[i].Producers[0])
+		}
 	}
 	return out
 }

@@ -111,3 +111,60 @@ func TestListTransactions(t *testing.T) {
 		}
 	})
 }
+
+// One request does not make an agent hold more than a bounded answer, whatever it repeats.
+func TestDescriptionsOfTransactionsAreBounded(t *testing.T) {
+	w := newWorld(t)
+	topic := w.create("t", 1)
+	w.txns.answer = func(req kmsg.Request) kmsg.Response {
+		resp := req.ResponseKind().(*kmsg.DescribeTransactionsResponse)
+		s := kmsg.NewDescribeTransactionsResponseTransactionState()
+		s.Topics = []kmsg.DescribeTransactionsResponseTransactionStateTopic{{Topic: "t", Partitions: make([]int32, 1<<18)}}
+		resp.TransactionStates = append(resp.TransactionStates, s)
+		return resp
+	}
+	req := kmsg.NewPtrDescribeTransactionsRequest()
+	req.TransactionalIDs = make([]string, 100)
+	states := call[*kmsg.DescribeTransactionsResponse](w, req).TransactionStates
+	described := 0
+	for _, s := range states {
+		switch s.ErrorCode {
+		case 0:
+			described++
+		case kerr.CoordinatorLoadInProgress.Code:
+		default:
+			t.Errorf("%+v", s)
+		}
+	}
+	if described < 16 || described > 16+8 {
+		t.Errorf("of 100 transactions of a megabyte each, %d are described", described)
+	}
+
+	w.offsets.producers = 1 << 14
+	producers := kmsg.NewPtrDescribeProducersRequest()
+	producers.Topics = []kmsg.DescribeProducersRequestTopic{{Topic: "t", Partitions: make([]int32, 100)}}
+	partitions := call[*kmsg.DescribeProducersResponse](w, producers).Topics[0].Partitions
+	if partitions[0].ErrorCode != 0 || partitions[99].ErrorCode != kerr.NotLeaderForPartition.Code {
+		t.Errorf("100 partitions with thousands of producers: codes %d to %d", partitions[0].ErrorCode, partitions[99].ErrorCode)
+	}
+
+	markers := kmsg.NewPtrWriteTxnMarkersRequest()
+	markers.Version = 1
+	for range 3 {
+		m := kmsg.NewWriteTxnMarkersRequestMarker()
+		m.Topics = []kmsg.WriteTxnMarkersRequestMarkerTopic{{Topic: topic.Name, Partitions: make([]int32, 6_000)}}
+		markers.Markers = append(markers.Markers, m)
+	}
+	marked := call[*kmsg.WriteTxnMarkersResponse](w, markers).Markers
+	for _, c := range []struct {
+		marker, partition int
+		want              int16
+	}{{0, 5_999, 0}, {1, 3_999, 0}, {1, 4_000, kerr.InvalidRequest.Code}, {2, 0, kerr.InvalidRequest.Code}} {
+		if got := marked[c.marker].Topics[0].Partitions[c.partition].ErrorCode; got != c.want {
+			t.Errorf("marker %d, partition %d: %d, want %d", c.marker, c.partition, got, c.want)
+		}
+	}
+	if len(w.txns.marked) != 10_000 {
+		t.Errorf("%d partitions were marked", len(w.txns.marked))
+	}
+}
