@@ -224,6 +224,10 @@ func commits(ctx context.Context, e *env, f *floe) (row, error) {
 	if err != nil {
 		return r, err
 	}
+	id, err := topicID(ctx, f, topic)
+	if err != nil {
+		return r, err
+	}
 	var took latencies
 	var done atomic.Int64
 	work, cancel := context.WithTimeout(ctx, e.plan.warmup+e.plan.measure)
@@ -233,7 +237,7 @@ func commits(ctx context.Context, e *env, f *floe) (row, error) {
 	errs := make([]error, committers)
 	for i := range committers {
 		wg.Go(func() {
-			errs[i] = runCommits(work, f, topic, fmt.Sprintf("bench-%d", i%8), int32(i%partitions), func(d time.Duration) {
+			errs[i] = runCommits(work, f, topic, id, fmt.Sprintf("bench-%d", i%8), int32(i%partitions), func(d time.Duration) {
 				if time.Now().After(warmUntil) {
 					done.Add(1)
 					took.add(d)
@@ -252,7 +256,20 @@ func commits(ctx context.Context, e *env, f *floe) (row, error) {
 	return r, nil
 }
 
-func runCommits(ctx context.Context, f *floe, topic, group string, partition int32, done func(time.Duration)) error {
+func topicID(ctx context.Context, f *floe, topic string) (id [16]byte, err error) {
+	cl, err := kgo.NewClient(kgo.SeedBrokers(f.addr))
+	if err != nil {
+		return id, err
+	}
+	defer cl.Close()
+	topics, err := kadm.NewClient(cl).ListTopics(ctx, topic)
+	if err == nil {
+		err = topics.Error()
+	}
+	return topics[topic].ID, err
+}
+
+func runCommits(ctx context.Context, f *floe, topic string, id [16]byte, group string, partition int32, done func(time.Duration)) error {
 	cl, err := kgo.NewClient(kgo.SeedBrokers(f.addr))
 	if err != nil {
 		return err
@@ -262,7 +279,7 @@ func runCommits(ctx context.Context, f *floe, topic, group string, partition int
 		req := kmsg.NewPtrOffsetCommitRequest()
 		req.Group = group
 		t := kmsg.NewOffsetCommitRequestTopic()
-		t.Topic = topic
+		t.Topic, t.TopicID = topic, id
 		p := kmsg.NewOffsetCommitRequestTopicPartition()
 		p.Partition, p.Offset = partition, offset
 		t.Partitions = append(t.Partitions, p)
