@@ -182,22 +182,26 @@ func (f *offsetFetch) named(ctx context.Context, topics []kmsg.OffsetFetchReques
 		}
 	}
 	missing, err := f.fill(ctx, out, ids)
-	if err != nil || !missing || f.ids {
+	if err != nil || f.ids {
 		return out, err
 	}
 	// A topic of that name may have been made anew, and have offsets that this agent's copy
 	// does not lead to yet.
-	if err := f.r.refresh(ctx); err != nil {
-		return nil, err
-	}
 	changed := false
 	for i := range topics {
-		t, ok := f.h.Topics.Topic(topics[i].Topic)
-		if !ok || t.ID == ids[i] {
+		if !missing[i] {
 			ids[i] = tiering.TopicID{}
 			continue
 		}
-		ids[i], changed = t.ID, true
+		t, err := f.r.miss(ctx, topics[i].Topic)
+		switch {
+		case err == nil && t.ID != ids[i]:
+			ids[i], changed = t.ID, true
+		case err == nil, kafkaError(err) == kerr.UnknownTopicOrPartition:
+			ids[i] = tiering.TopicID{}
+		default:
+			return nil, err
+		}
 	}
 	if changed {
 		_, err = f.fill(ctx, out, ids)
@@ -218,11 +222,12 @@ func (f *offsetFetch) resolve(ctx context.Context, t *kmsg.OffsetFetchRequestGro
 }
 
 // fill puts the offsets of the topics with the given ids, none where that is zero, in their
-// places in out, and says whether any has none. Partitions are asked for whether they
+// places in out, and says which of them lack any. Partitions are asked for whether they
 // exist or not: the topic may have grown.
-func (f *offsetFetch) fill(ctx context.Context, out []kmsg.OffsetFetchResponseGroupTopic, ids []tiering.TopicID) (missing bool, err error) {
+func (f *offsetFetch) fill(ctx context.Context, out []kmsg.OffsetFetchResponseGroupTopic, ids []tiering.TopicID) (missing []bool, err error) {
 	var asked []tiering.TopicPartition
 	var at []*kmsg.OffsetFetchResponseGroupTopicPartition
+	var of []int
 	for i := range out {
 		if ids[i] == (tiering.TopicID{}) {
 			continue
@@ -230,20 +235,21 @@ func (f *offsetFetch) fill(ctx context.Context, out []kmsg.OffsetFetchResponseGr
 		for j := range out[i].Partitions {
 			if p := &out[i].Partitions[j]; p.Partition >= 0 {
 				asked = append(asked, tiering.TopicPartition{Topic: ids[i], Partition: p.Partition})
-				at = append(at, p)
+				at, of = append(at, p), append(of, i)
 			}
 		}
 	}
 	got, err := f.ask(ctx, asked, false) // also about nothing: it says whether this is the coordinator
 	if err != nil {
-		return false, err
+		return nil, err
 	}
+	missing = make([]bool, len(out))
 	for k, o := range got {
 		if o.Partition != asked[k] {
-			return false, fmt.Errorf("the coordinator answered for %v, not %v", o.Partition, asked[k])
+			return nil, fmt.Errorf("the coordinator answered for %v, not %v", o.Partition, asked[k])
 		}
 		*at[k] = fetched(o)
-		missing = missing || o.Code == 0 && o.Offset == -1
+		missing[of[k]] = missing[of[k]] || o.Code == 0 && o.Offset == -1
 	}
 	return missing, nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
@@ -47,6 +48,25 @@ func TestCodes(t *testing.T) {
 	}
 }
 
+func TestCoordinatorCodes(t *testing.T) {
+	for err, want := range map[error]*kerr.Error{
+		ErrNotCoordinator: kerr.NotCoordinator, metadata.ErrFenced: kerr.NotCoordinator, metadata.ErrConflict: kerr.CoordinatorNotAvailable,
+		context.Canceled: kerr.CoordinatorNotAvailable, errors.New("of its own"): kerr.CoordinatorNotAvailable,
+		catalogue.ErrInvalidTopic: kerr.UnknownTopicOrPartition, kerr.InvalidGroupID: kerr.InvalidGroupID,
+	} {
+		wrapped := fmt.Errorf("group %q: %w", "g", err)
+		if got := coordinatorCode(wrapped); got != want.Code {
+			t.Errorf("%v: code %d, want %d", err, got, want.Code)
+		}
+		if m := coordinatorMessage(wrapped); m == nil || strings.Contains(*m, "of its own") {
+			t.Errorf("%v: message %v", err, m)
+		}
+	}
+	if coordinatorCode(nil) != 0 || coordinatorMessage(nil) != nil {
+		t.Error("no error has a code or a text")
+	}
+}
+
 func TestSettingsAreChecked(t *testing.T) {
 	if err := DefaultSettings().Validate(); err != nil {
 		t.Fatal(err)
@@ -58,6 +78,9 @@ func TestSettingsAreChecked(t *testing.T) {
 		"fetch.max.bytes":            func(s *Settings) { s.FetchMaxBytes = 1 },
 		"longest fetch wait":         func(s *Settings) { s.FetchMaxWait = 0 },
 		"fetch session":              func(s *Settings) { s.MaxFetchSessions = -1 },
+		"offset.metadata.max.bytes":  func(s *Settings) { s.OffsetMetadataMax = -1 },
+		"session timeout":            func(s *Settings) { s.ConsumerSession = Between{time.Second, time.Second, time.Second} },
+		"heartbeat interval":         func(s *Settings) { s.ConsumerHeartbeat = Between{Default: 5, Least: 6, Most: 7} },
 		"retention.ms":               func(s *Settings) { s.TopicDefaults = map[string]string{"retention.ms": "x"} },
 	} {
 		s := DefaultSettings()

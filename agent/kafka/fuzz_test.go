@@ -119,7 +119,7 @@ func (g filler) fill(v reflect.Value, depth int) {
 			v.Index(0).SetUint(uint64(g.IntN(2)))
 		}
 	case reflect.String:
-		words := []string{"t", "t", "compacted", "none", "", "..", "bad name", "1", "retention.ms", "cleanup.policy", "delete", "-1", "zone-b"}
+		words := []string{"t", "t", "compacted", "none", "", "..", "bad name", "1", "retention.ms", "cleanup.policy", "delete", "-1", "zone-b", "consumer.session.timeout.ms", "50000", "consumer.assignor"}
 		v.SetString(words[g.IntN(len(words))])
 	case reflect.Bool:
 		v.SetBool(g.IntN(2) == 0)

@@ -3,6 +3,7 @@ package kafka
 import (
 	"cmp"
 	"context"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -14,49 +15,83 @@ import (
 )
 
 // A consumer group's own configs (KIP-848): kept by its coordinator, wherever that is, also for
-// groups that do not exist yet. They are times in milliseconds. Configs of share and streams
-// groups, which are not served, are unknown.
+// groups that do not exist yet. Configs of share and streams groups, which are not served, are
+// unknown.
 
-// groupConfig is one config of groups.
+// groupConfig is one config of groups: a time in milliseconds, or the name of an assignor.
 type groupConfig struct {
 	name, doc string
-	bounds    func(*Settings) Between
-	standard  string // Kafka's default
+	synonym   string                   // the agent's setting that it stands before
+	standard  string                   // Kafka's value of that
+	times     func(*Settings) Between  // of a time
+	names     func(*Settings) []string // or those that there are; the first is the default
 }
 
 const (
-	groupSession   = "consumer.session.timeout.ms"
+	groupAssignor  = "consumer.assignor"
 	groupHeartbeat = "consumer.heartbeat.interval.ms"
+	groupSession   = "consumer.session.timeout.ms"
 )
 
-// groupConfigs are all of them, by name.
+// groupConfigs are all of them, by name. Kafka has no assignor of a group's own.
 var groupConfigs = []groupConfig{
-	{groupHeartbeat, "How often members of a consumer group are told to send heartbeats.",
-		func(s *Settings) Between { return cmp.Or(s.ConsumerHeartbeat, consumerHeartbeat) }, "5000"},
-	{groupSession, "Time without a heartbeat after which a member of a consumer group is removed, where the group uses the consumer protocol.",
-		func(s *Settings) Between { return cmp.Or(s.ConsumerSession, consumerSession) }, "45000"},
+	{name: groupAssignor, synonym: "group.consumer.assignors", standard: strings.Join(consumerAssignors, ","), names: (*Settings).consumerAssignors,
+		doc: "The assignor of a consumer group whose members ask for none, where the group uses the consumer protocol."},
+	{name: groupHeartbeat, synonym: "group.consumer.heartbeat.interval.ms", standard: millis(consumerHeartbeat.Default), times: (*Settings).consumerHeartbeat,
+		doc: "How often members of a consumer group are told to send heartbeats, where the group uses the consumer protocol."},
+	{name: groupSession, synonym: "group.consumer.session.timeout.ms", standard: millis(consumerSession.Default), times: (*Settings).consumerSession,
+		doc: "Time without a heartbeat after which a member of a consumer group is removed, where the group uses the consumer protocol."},
 }
 
-// synonym is the agent's setting that a group's config stands before.
-func (k *groupConfig) synonym() string { return "group." + k.name }
+func (s *Settings) consumerSession() Between   { return cmp.Or(s.ConsumerSession, consumerSession) }
+func (s *Settings) consumerHeartbeat() Between { return cmp.Or(s.ConsumerHeartbeat, consumerHeartbeat) }
 
-func (k *groupConfig) byDefault(s *Settings) string {
-	return millis(k.bounds(s).Default)
-}
-
-// settings adds the agent's settings behind a config, by Kafka's names.
-func (k *groupConfig) settings(s *Settings, values map[string]string) {
-	values[k.synonym()] = k.byDefault(s)
-	rest := strings.TrimPrefix(k.name, "consumer.")
-	values["group.consumer.min."+rest], values["group.consumer.max."+rest] = millis(k.bounds(s).Least), millis(k.bounds(s).Most)
+func (s *Settings) consumerAssignors() []string {
+	if len(s.ConsumerAssignors) > 0 {
+		return s.ConsumerAssignors
+	}
+	return consumerAssignors
 }
 
 func millis(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 
+// setting returns the agent's setting that a config stands before, as Kafka spells it, and
+// what that makes of the config.
+func (k *groupConfig) setting(s *Settings) (text, value string) {
+	if k.names != nil {
+		names := k.names(s)
+		return strings.Join(names, ","), names[0]
+	}
+	value = millis(k.times(s).Default)
+	return value, value
+}
+
+func (k *groupConfig) kind() kmsg.ConfigType {
+	if k.names != nil {
+		return kmsg.ConfigTypeString
+	}
+	return kmsg.ConfigTypeInt
+}
+
+// settings adds the agent's settings behind a config, by Kafka's names.
+func (k *groupConfig) settings(s *Settings, values map[string]string) {
+	values[k.synonym], _ = k.setting(s)
+	if k.times != nil {
+		rest, b := strings.TrimPrefix(k.name, "consumer."), k.times(s)
+		values["group.consumer.min."+rest], values["group.consumer.max."+rest] = millis(b.Least), millis(b.Most)
+	}
+}
+
 // check reports whether value is allowed.
 func (k *groupConfig) check(s *Settings, value string) error {
-	n, err := strconv.ParseInt(strings.TrimSpace(value), 10, 32)
-	d, b := time.Duration(n)*time.Millisecond, k.bounds(s)
+	if k.names != nil {
+		if names := k.names(s); !slices.Contains(names, value) {
+			return refuse(kerr.InvalidConfig, "Invalid value %s for configuration %s: String must be one of: %s", value, k.name, strings.Join(names, ", "))
+		}
+		return nil
+	}
+	n, err := strconv.ParseInt(value, 10, 32)
+	d, b := time.Duration(n)*time.Millisecond, k.times(s)
 	switch {
 	case err != nil:
 		return refuse(kerr.InvalidConfig, "Invalid value %s for configuration %s: Not a number of type INT", value, k.name)
@@ -102,15 +137,17 @@ func (h *Handler) describeGroupConfigs(ctx context.Context, group string) ([]kms
 	for i := range groupConfigs {
 		k := &groupConfigs[i]
 		c := kmsg.NewDescribeConfigsResponseResourceConfig()
-		c.Name, c.ConfigType, c.Documentation = k.name, kmsg.ConfigTypeInt, kmsg.StringPtr(k.doc)
+		c.Name, c.ConfigType, c.Documentation = k.name, k.kind(), kmsg.StringPtr(k.doc)
+		setting, value := k.setting(&h.settings)
 		if v, ok := own[k.name]; ok {
+			value = v
 			c.ConfigSynonyms = append(c.ConfigSynonyms, synonym(k.name, v, kmsg.ConfigSourceGroupConfig))
 		}
-		if v := k.byDefault(&h.settings); v != k.standard {
-			c.ConfigSynonyms = append(c.ConfigSynonyms, synonym(k.synonym(), v, kmsg.ConfigSourceStaticBrokerConfig))
+		if setting != k.standard {
+			c.ConfigSynonyms = append(c.ConfigSynonyms, synonym(k.synonym, setting, kmsg.ConfigSourceStaticBrokerConfig))
 		}
-		c.ConfigSynonyms = append(c.ConfigSynonyms, synonym(k.synonym(), k.standard, kmsg.ConfigSourceDefaultConfig))
-		c.Value, c.Source = c.ConfigSynonyms[0].Value, c.ConfigSynonyms[0].Source
+		c.ConfigSynonyms = append(c.ConfigSynonyms, synonym(k.synonym, k.standard, kmsg.ConfigSourceDefaultConfig))
+		c.Value, c.Source = &value, c.ConfigSynonyms[0].Source
 		out = append(out, c)
 	}
 	return out, nil
@@ -144,10 +181,10 @@ func (h *Handler) alterGroup(ctx context.Context, a *alteration) error {
 		case e.Op != topicconfig.Set:
 			return refuse(kerr.InvalidConfig, "Operation %d is not allowed for config key %s: it is not a list", e.Op, e.Name)
 		}
-		if err := k.check(&h.settings, *e.Value); err != nil {
+		value := strings.TrimSpace(*e.Value)
+		if err := k.check(&h.settings, value); err != nil {
 			return err
 		}
-		value := strings.TrimSpace(*e.Value)
 		changes[e.Name] = &value
 	}
 	if err := h.checkGroupConfigs(own, changes); err != nil || a.validateOnly || len(changes) == 0 {
@@ -168,7 +205,7 @@ func (h *Handler) checkGroupConfigs(own map[string]string, changes map[string]*s
 		}
 		n, err := strconv.ParseInt(value, 10, 32)
 		if !ok || err != nil {
-			return k.bounds(&h.settings).Default.Milliseconds()
+			return k.times(&h.settings).Default.Milliseconds()
 		}
 		return n
 	}

@@ -72,6 +72,10 @@ type Settings struct {
 	// removed, and how often members are told to speak. The zero values stand for Kafka's.
 	ConsumerSession, ConsumerHeartbeat Between
 
+	// ConsumerAssignors are the names of the assignors of consumer groups, the first for those
+	// that ask for none (group.consumer.assignors). None stand for Kafka's.
+	ConsumerAssignors []string
+
 	// StoreName is what DescribeLogDirs calls the object store. No credentials.
 	StoreName string
 
@@ -85,6 +89,7 @@ type Between struct{ Default, Least, Most time.Duration }
 
 // Kafka's defaults and bounds of a consumer group's configs.
 var (
+	consumerAssignors = []string{"uniform", "range"}
 	consumerSession   = Between{45 * time.Second, 45 * time.Second, time.Minute}
 	consumerHeartbeat = Between{5 * time.Second, 5 * time.Second, 15 * time.Second}
 )
@@ -100,14 +105,14 @@ func DefaultSettings() Settings {
 		FetchMaxBytes: 55 << 20, FetchMaxWait: 30 * time.Second, FetchMemory: defaultFetchMemory,
 		MaxFetchSessions: 1000, MaxFetchSessionPartitions: 200_000,
 		OffsetMetadataMax: 4096,
-		ConsumerSession: consumerSession, ConsumerHeartbeat: consumerHeartbeat,
-		StoreName:         "object-store",
+		ConsumerSession:   consumerSession, ConsumerHeartbeat: consumerHeartbeat,
+		StoreName: "object-store",
 	}
 }
 
 // Validate reports the first setting that makes no sense, and what would.
 func (s Settings) Validate() error {
-	session, heartbeat := cmp.Or(s.ConsumerSession, consumerSession), cmp.Or(s.ConsumerHeartbeat, consumerHeartbeat)
+	session, heartbeat := s.consumerSession(), s.consumerHeartbeat()
 	switch {
 	case s.NumPartitions < 1 || s.NumPartitions > s.MaxPartitions:
 		return fmt.Errorf("num.partitions is %d: want 1 to %d", s.NumPartitions, s.MaxPartitions)

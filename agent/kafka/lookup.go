@@ -25,6 +25,7 @@ type resolver struct {
 	fresh  bool  // the copy has been refreshed for this request
 	failed error // of the refresh
 	missed map[string]error
+	newest map[tiering.TopicID]*catalogue.Topic // as they are in the metadata store
 }
 
 func (h *Handler) resolve() resolver { return resolver{h: h, left: finds} }
@@ -50,7 +51,7 @@ func (r *resolver) byName(ctx context.Context, name string) (*catalogue.Topic, e
 	return t, err
 }
 
-// miss looks up a topic that is not in the copy.
+// miss looks up a topic that is not in the copy, or may be different there.
 func (r *resolver) miss(ctx context.Context, name string) (*catalogue.Topic, error) {
 	if r.left > 0 {
 		r.left--
@@ -92,10 +93,19 @@ func (r *resolver) refresh(ctx context.Context) error {
 // partition returns the partition of a topic that was looked up, or false if it has none of
 // that number. Another agent may have added it just now, so a miss is looked up once more.
 func (r *resolver) partition(ctx context.Context, t *catalogue.Topic, p int32) (Partition, bool) {
-	if p >= t.Partitions && p < catalogue.MaxPartitions && r.refresh(ctx) == nil {
-		if newer, ok := r.h.Topics.TopicByID(t.ID); ok {
-			t = newer
+	if p >= t.Partitions && p < catalogue.MaxPartitions {
+		newest, ok := r.newest[t.ID]
+		if !ok {
+			found, err := r.miss(ctx, t.Name)
+			if newest = t; err == nil && found.ID == t.ID {
+				newest = found
+			}
+			if r.newest == nil {
+				r.newest = map[tiering.TopicID]*catalogue.Topic{}
+			}
+			r.newest[t.ID] = newest
 		}
+		t = newest
 	}
 	return r.h.partition(t, p)
 }
