@@ -12,8 +12,9 @@ import (
 
 // env is a running Floe that several tests share, each with topics of its own.
 type env struct {
-	floe *fixture.Floe
-	java *java
+	floe    *fixture.Floe
+	java    *java
+	workers workers // of TestCoordination
 
 	// written is what has been acknowledged, by topic, for a later look.
 	written map[string][]record
@@ -22,11 +23,14 @@ type env struct {
 // clients returns every client; their order is that of the tables.
 func (e *env) clients() []client { return []client{kcat{}, librdkafka{}, franz{}, e.java} }
 
-// environments are the ways to run Floe that every client is tried on.
-var environments = []struct {
+// environment is a way to run Floe.
+type environment struct {
 	name  string
 	start func(t testing.TB, args ...string) *fixture.Floe
-}{
+}
+
+// environments are the ways to run Floe that every client is tried on.
+var environments = []environment{
 	{"dev", func(t testing.TB, args ...string) *fixture.Floe { return fixture.Dev(t, 1, args...) }},
 	{"dev-3-agents", func(t testing.TB, args ...string) *fixture.Floe { return fixture.Dev(t, 3, args...) }},
 	{"etcd-minio", func(t testing.TB, args ...string) *fixture.Floe {
@@ -37,14 +41,16 @@ var environments = []struct {
 	}},
 }
 
-// suites are what is run on each environment, in this order; client and what become
-// lines of docs/compatibility.md.
-var suites = []struct {
+// suite is a test of an environment; client and what become lines of docs/compatibility.md.
+type suite struct {
 	name   string
 	run    func(*testing.T, *env)
-	client string // name of a client; empty: all
+	client string // name of a client; empty: all of the matrix
 	what   string
-}{
+}
+
+// suites are what is run on each environment, in this order.
+var suites = []suite{
 	{"matrix", testMatrix, "", "write with none, gzip, snappy, lz4 and zstd, and read what every other client wrote, byte for byte: null and empty keys and values, headers, times"},
 	{"kcat", testKcat, "kcat", "metadata (-L), offsets by time, from the end and by number, -Q, topics created by their first record"},
 	{"librdkafka", testLibrdkafka, "confluent-kafka-go", "acks 0, 1 and all, offsets of times, watermarks, admin: topics, partitions, configs, records, cluster"},
@@ -61,7 +67,7 @@ func TestClients(t *testing.T) {
 	t.Parallel()
 	j := startJava(t)
 	t.Run("page", func(t *testing.T) { testPage(t, (&env{java: j}).clients()) })
-	for _, en := range environments {
+	for _, en := range places("dev", "dev-3-agents", "etcd-minio", "etcd-s3") {
 		t.Run(en.name, func(t *testing.T) {
 			e := &env{floe: en.start(t), java: j, written: map[string][]record{}}
 			for _, s := range suites {

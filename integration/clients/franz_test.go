@@ -4,8 +4,6 @@ package clients
 
 import (
 	"context"
-	"os/exec"
-	"strings"
 	"testing"
 	"time"
 
@@ -19,14 +17,7 @@ type franz struct{}
 
 func (franz) name() string { return "franz-go" }
 
-func (franz) version(t *testing.T) string {
-	// A test binary carries no versions of its modules.
-	out, err := exec.Command("go", "list", "-m", "-f", "{{.Version}}", "github.com/twmb/franz-go").CombinedOutput()
-	if err != nil {
-		t.Fatalf("go list: %v\n%s", err, out)
-	}
-	return strings.TrimSpace(string(out))
-}
+func (franz) version(t *testing.T) string { return moduleVersion(t, "github.com/twmb/franz-go") }
 
 var franzCodecs = map[string]kgo.CompressionCodec{
 	"none": kgo.NoCompression(), "gzip": kgo.GzipCompression(), "snappy": kgo.SnappyCompression(),

@@ -25,17 +25,34 @@ type java struct {
 	out *bufio.Reader
 }
 
+// javaProject names the jars that the classes in the folder java need.
+const javaProject = "integration/clients/java/pom.xml"
+
+// compileJava compiles files of the folder java and returns the folder of their classes.
+func compileJava(t *testing.T, jvm fixture.JVM, files ...string) string {
+	t.Helper()
+	classes := t.TempDir()
+	args := []string{"-cp", jvm.ClassPath, "-d", classes}
+	for _, name := range files {
+		args = append(args, filepath.Join(fixture.RepoRoot(t), "integration", "clients", "java", name))
+	}
+	if out, err := exec.Command(jvm.Javac, args...).CombinedOutput(); err != nil {
+		t.Fatalf("javac: %v\n%s", err, out)
+	}
+	return classes
+}
+
+// jvmFlags start a virtual machine soon, with compiled classes and all jars.
+func jvmFlags(jvm fixture.JVM, classes string) []string {
+	return []string{"-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", "-Xmx512m",
+		"-cp", classes + string(os.PathListSeparator) + jvm.ClassPath}
+}
+
 // startJava compiles java/Driver.java and runs it until the test ends.
 func startJava(t *testing.T) *java {
 	t.Helper()
-	jvm := fixture.Java(t, "integration/clients/java/pom.xml")
-	classes := t.TempDir()
-	source := filepath.Join(fixture.RepoRoot(t), "integration", "clients", "java", "Driver.java")
-	if out, err := exec.Command(jvm.Javac, "-cp", jvm.ClassPath, "-d", classes, source).CombinedOutput(); err != nil {
-		t.Fatalf("javac: %v\n%s", err, out)
-	}
-	cmd := exec.Command(jvm.Java, "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", "-Xmx512m",
-		"-cp", classes+string(os.PathListSeparator)+jvm.ClassPath, "Driver")
+	jvm := fixture.Java(t, javaProject)
+	cmd := exec.Command(jvm.Java, append(jvmFlags(jvm, compileJava(t, jvm, "Driver.java")), "Driver")...)
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

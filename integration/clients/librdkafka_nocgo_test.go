@@ -27,3 +27,22 @@ func (librdkafka) consume(t *testing.T, _ []string, _ string, _, _ int) []record
 }
 
 func testLibrdkafka(t *testing.T, _ *env) { t.Fatal(needsCgo) }
+
+func (librdkafka) write(t *testing.T, _ []string, _, _ string, _ int32, _ []string) {
+	t.Fatal(needsCgo)
+}
+
+func (librdkafka) join(t *testing.T, _ *board, _ membership) *member {
+	t.Fatal(needsCgo)
+	return nil
+}
+
+func (librdkafka) pipe(t *testing.T, _ *board, _ piping) *member {
+	t.Fatal(needsCgo)
+	return nil
+}
+
+func (librdkafka) fence(t *testing.T, _ []string, _, _ string) string {
+	t.Fatal(needsCgo)
+	return ""
+}

@@ -127,10 +127,15 @@ func samples(partition int32) []record {
 // codecs are the compressions that Kafka knows; a codec's place is its number in batches.
 var codecs = []string{"none", "gzip", "snappy", "lz4", "zstd"}
 
-// A client writes and reads as one implementation of the protocol does.
-type client interface {
+// named is a client as docs/compatibility.md names it.
+type named interface {
 	name() string
 	version(t *testing.T) string
+}
+
+// A client writes and reads as one implementation of the protocol does.
+type client interface {
+	named
 
 	// produce writes records of one partition in their order, idempotently if the client
 	// can, and returns them with their offsets, and times if it cannot set them.

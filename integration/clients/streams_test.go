@@ -1,0 +1,105 @@
+//go:build integration && unix
+
+package clients
+
+import (
+	"fmt"
+	"maps"
+	"strings"
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// testStreams counts words with Kafka Streams, exactly once; then again with what is
+// known only to the changelog.
+func testStreams(t *testing.T, e *env) {
+	addrs := e.floe.Addrs()
+	java := e.workers.of(t, "java").(*remote)
+	in, out, application := topicName(t, "in"), topicName(t, "out"), topicName(t)
+	createTopic(t, addrs, in, 2)
+	createTopic(t, addrs, out, 2)
+	want := map[string]int{}
+	for round := range 2 {
+		for p := range int32(2) {
+			var lines []string
+			for i := range 50 {
+				line := fmt.Sprintf("all of-%d round-%d line-%d", p, round, i%10)
+				lines = append(lines, line)
+				for word := range strings.FieldsSeq(line) {
+					want[word]++
+				}
+			}
+			franz{}.write(t, addrs, in, "gzip", p, lines)
+		}
+		b := newBoard()
+		m := java.start(t, b, order{Do: "streams", Bootstrap: strings.Join(addrs, ","), Group: application, Topic: in, To: out,
+			Settings: map[string]string{"state.dir": t.TempDir(), "replication.factor": fmt.Sprint(len(addrs)),
+				"commit.interval.ms": "100", "statestore.cache.max.bytes": "0", "num.stream.threads": "2"}})
+		awaitCounts(t, b, addrs, out, want)
+		b.awaitLeft(t, m)
+		checkGrowing(t, addrs, out, want)
+	}
+	checkLeftOver(t, addrs, application, in)
+}
+
+// awaitCounts reads committed counts until they are those.
+func awaitCounts(t *testing.T, b *board, addrs []string, topic string, want map[string]int) {
+	t.Helper()
+	ctx := deadline(t)
+	c := dial(t, addrs, kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{
+		topic: {0: kgo.NewOffset().AtStart(), 1: kgo.NewOffset().AtStart()}}))
+	got := map[string]int{}
+	for !maps.Equal(got, want) {
+		fetches := c.PollFetches(ctx)
+		b.await(t, "counting", func() bool { return true }) // fails when the application has
+		if err := fetches.Err(); err != nil {
+			t.Fatalf("%v: the counts are %v, want %v", err, got, want)
+		}
+		fetches.EachRecord(func(k *kgo.Record) { got[string(k.Key)] = int(number(t, string(k.Value))) })
+	}
+}
+
+// checkGrowing checks that every count of a word was told once, from 1 on and in order:
+// nothing was counted twice, and no state was lost in between.
+func checkGrowing(t *testing.T, addrs []string, topic string, want map[string]int) {
+	t.Helper()
+	last := map[string]int{}
+	ends := readRecords(t, addrs, topic, kgo.ReadCommitted(), func(k *kgo.Record) {
+		word, n := string(k.Key), int(number(t, string(k.Value)))
+		if n != last[word]+1 {
+			t.Errorf("%q: count %d came after %d", word, n, last[word])
+		}
+		last[word] = n
+	})
+	if !maps.Equal(last, want) {
+		t.Errorf("the counts are %v, want %v (ends %v)", last, want, ends)
+	}
+}
+
+// checkLeftOver checks what an application leaves in its cluster: offsets at the end of
+// its input, and a changelog that is compacted.
+func checkLeftOver(t *testing.T, addrs []string, application, in string) {
+	t.Helper()
+	ends, err := admin(t, addrs).ListEndOffsets(deadline(t), in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := committed(t, addrs, application, in)
+	ends.Each(func(end kadm.ListedOffset) {
+		if at[end.Partition] != end.Offset {
+			t.Errorf("partition %d: %d is committed, want %d", end.Partition, at[end.Partition], end.Offset)
+		}
+	})
+	changelog := application + "-counts-changelog"
+	configs, err := admin(t, addrs).DescribeTopicConfigs(deadline(t), changelog)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range configs[0].Configs {
+		if c.Key == "cleanup.policy" && c.MaybeValue() != "compact" {
+			t.Errorf("%s has cleanup.policy %q", changelog, c.MaybeValue())
+		}
+	}
+}
