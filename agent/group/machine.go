@@ -77,11 +77,17 @@ func (m *machine) tick(now time.Time) {
 // topicsChanged tells the consumer groups; those of the classic protocol watch themselves.
 func (m *machine) topicsChanged(t coordinator.Topics, now time.Time) {
 	m.topics = t
-	for _, name := range slices.Sorted(maps.Keys(m.groups)) {
-		if e := m.groups[name]; e.consumer() != nil {
-			m.apply(e, 0, e.group.TopicsChanged(t, now))
-			m.keep(e)
+	var names []string
+	for name, e := range m.groups {
+		if e.consumer() != nil {
+			names = append(names, name)
 		}
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		e := m.groups[name]
+		m.apply(e, 0, e.group.TopicsChanged(t, now))
+		m.keep(e)
 	}
 }
 

@@ -272,6 +272,29 @@ func TestExpirySinceEmpty(t *testing.T) {
 	}
 }
 
+// TestExpirySinceTransaction has an offset that a transaction committed anew: it ages from
+// when the transaction sent it.
+func TestExpirySinceTransaction(t *testing.T) {
+	eachWay(t, func(t *testing.T, w *world, moved func()) {
+		tx := shard.Transaction{ProducerID: 7, Number: 1}
+		w.commit("g", anybody, offset(tp(1, 0), 1))
+		w.wait(6 * 24 * time.Hour)
+		ask[int16](w, group.Commit{Group: "g", Member: anybody, Transaction: tx, Offsets: []shard.GroupOffset{offset(tp(1, 0), 2)}})
+		moved()
+		ask[group.Concluded](w, group.Conclude{Group: "g", Transaction: tx, Commit: true})
+		w.wait(6 * 24 * time.Hour)
+		moved()
+		w.wait(time.Hour)
+		if got := w.fetch("g", 0); got[0] != 2 {
+			t.Errorf("six days later %v is committed", got)
+		}
+		w.wait(2 * 24 * time.Hour)
+		if got := w.fetch("g", 0); got[0] != -1 {
+			t.Errorf("eight days later %v is committed", got)
+		}
+	})
+}
+
 func TestDeletedTopics(t *testing.T) {
 	w := newWorld(t, nil)
 	w.commit("g", anybody, offset(tp(1, 0), 1), offset(tp(2, 0), 2), offset(tp(9, 0), 9))

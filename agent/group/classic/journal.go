@@ -195,7 +195,7 @@ func Load(name string, rows iter.Seq2[string, []byte], cfg Config, now time.Time
 	if err := g.readMembers(parts); err != nil {
 		return nil, fmt.Errorf("group %q: %w", name, err)
 	}
-	due = due || reserved > g.generation || count != len(g.members) || len(g.members) > cfg.MaxSize
+	due = due || reserved > g.generation || count != len(g.members)
 	g.generation = max(g.generation, reserved)
 	g.resume(due, now)
 	return g, nil

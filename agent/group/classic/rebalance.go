@@ -7,6 +7,10 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 )
 
+// minPostponement is the least time that static members get who all failed to rejoin, so
+// that a rebalance timeout of nothing does not keep the group awake.
+const minPostponement = time.Second
+
 // rebalance begins a rebalance, or ends the join phase of the one under way if all have
 // joined.
 func (g *Group) rebalance(now time.Time) {
@@ -99,7 +103,7 @@ func (g *Group) complete(now time.Time) {
 		}
 	}
 	if len(g.members) > 0 && !g.electLeader() {
-		g.joinAt = now.Add(g.rebalanceTimeout())
+		g.joinAt = now.Add(max(g.rebalanceTimeout(), minPostponement))
 		g.arm(g.joinAt)
 		return
 	}
