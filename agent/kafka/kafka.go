@@ -166,7 +166,8 @@ func New(parts Parts, cfg Config) (*Handler, error) {
 		return nil, err
 	}
 	if parts.Topics == nil || parts.Changes == nil || parts.Cluster == nil || parts.Producer == nil || parts.Reader == nil ||
-		parts.Offsets == nil || parts.Records == nil || parts.ProducerIDs == nil || cfg.Now == nil || cfg.Random == nil {
+		parts.Offsets == nil || parts.Records == nil || parts.ProducerIDs == nil ||
+		parts.Groups == nil || parts.Transactions == nil || cfg.Now == nil || cfg.Random == nil {
 		return nil, errors.New("kafka handler: a part, the clock or the source of randomness is missing")
 	}
 	if err := checkTable(apis); err != nil {
