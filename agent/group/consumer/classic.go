@@ -61,6 +61,9 @@ func (g *Group) validateJoin(req *kmsg.JoinGroupRequest) (*kmsg.ConsumerMemberMe
 	if len(g.members) >= g.cfg.MaxSize && g.members[req.MemberID] == nil {
 		return nil, kerr.GroupMaxSizeReached.Code
 	}
+	if wordsOfJoin(req) > maxWords {
+		return nil, kerr.InvalidRequest.Code
+	}
 	if req.ProtocolType != protocolType || !g.supports(req.Protocols) {
 		return nil, kerr.InconsistentGroupProtocol.Code
 	}
@@ -69,6 +72,19 @@ func (g *Group) validateJoin(req *kmsg.JoinGroupRequest) (*kmsg.ConsumerMemberMe
 		return nil, kerr.InconsistentGroupProtocol.Code
 	}
 	return &words, 0
+}
+
+// wordsOfJoin is wordsOfHeartbeat of a classic member. Its topics are in the row twice: as a
+// subscription, and in the words of its first protocol.
+func wordsOfJoin(req *kmsg.JoinGroupRequest) int {
+	n := len(req.MemberID)
+	if req.InstanceID != nil {
+		n += len(*req.InstanceID)
+	}
+	for _, p := range req.Protocols {
+		n += len(p.Name) + len(p.Metadata) + 8
+	}
+	return n
 }
 
 // supports reports whether all classic members have one of these protocols in common.

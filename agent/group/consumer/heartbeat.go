@@ -53,6 +53,8 @@ func (g *Group) validate(req *kmsg.ConsumerGroupHeartbeatRequest) *refusal {
 		wrong = "MemberId can't be empty."
 	case e == leftForAWhile && req.InstanceID == nil:
 		wrong = "InstanceId can't be null."
+	case wordsOfHeartbeat(req) > maxWords:
+		wrong = "What the member says of itself and its subscription takes more than 256 KiB."
 	case e == 0 && req.RebalanceTimeoutMillis == -1:
 		wrong = "RebalanceTimeoutMs must be provided in first request."
 	case e == 0 && (req.Topics == nil || len(req.Topics) > 0):
@@ -67,6 +69,24 @@ func (g *Group) validate(req *kmsg.ConsumerGroupHeartbeatRequest) *refusal {
 		return refuse(kerr.UnsupportedAssignor, "ServerAssignor "+*a+" is not supported. Supported assignors: "+strings.Join(g.cfg.Assignors, ", ")+".")
 	}
 	return nil
+}
+
+// maxWords bounds the bytes of what a member says of itself, which becomes one row. Why not
+// larger: a change takes no more than coordinator.MaxChangeBytes, and names, a regular expression
+// and the rest may come in different requests. Why not smaller: some ten thousand topics by name.
+const maxWords = coordinator.MaxChangeBytes / 3
+
+func wordsOfHeartbeat(req *kmsg.ConsumerGroupHeartbeatRequest) int {
+	n := len(req.MemberID)
+	for _, s := range []*string{req.InstanceID, req.RackID, req.SubscribedTopicRegex} {
+		if s != nil {
+			n += len(*s)
+		}
+	}
+	for _, name := range req.SubscribedTopicNames {
+		n += len(name) + 4 // its length in the row, and to bound empty ones
+	}
+	return n
 }
 
 // beat serves a member that joins, or that is there.

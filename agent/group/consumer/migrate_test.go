@@ -175,6 +175,23 @@ func TestConfigure(t *testing.T) {
 	w.g.Cancelled(1)
 }
 
+// TestWordsAreBounded: what a member says must fit into a row, and is refused otherwise.
+func TestWordsAreBounded(t *testing.T) {
+	w := newWorld(t)
+	long := strings.Repeat("x", 300<<10)
+	for _, line := range []string{"a join names=" + long, "a join regex=" + long, "a join names=t rack=" + long, "a cjoin names=" + long} {
+		if got := w.do(line); got != "INVALID_REQUEST" {
+			t.Errorf("%.20s...: %s", line, got)
+		}
+	}
+	if got := w.do("a join regex=" + long[:17<<10]); got != "INVALID_REGULAR_EXPRESSION" {
+		t.Error(got)
+	}
+	if w.g.Members() != 0 || len(w.rows) != 0 {
+		t.Errorf("%d members, %d rows", w.g.Members(), len(w.rows))
+	}
+}
+
 // BenchmarkHeartbeat is a heartbeat that changes nothing.
 func BenchmarkHeartbeat(b *testing.B) {
 	w := newWorld(b)

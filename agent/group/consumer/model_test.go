@@ -427,7 +427,7 @@ func seeds() uint64 {
 	if testing.Short() {
 		return 20
 	}
-	return 150
+	return 100
 }
 
 // TestModel is DESIGN.md's invariant I21 and more, under random clients.
