@@ -73,7 +73,9 @@ func TestCoordination(t *testing.T) {
 	workers, java := startWorkers(t), startJava(t)
 	for _, en := range places("dev", "dev-3-agents") {
 		t.Run(en.name, func(t *testing.T) {
-			e := &env{floe: en.start(t), java: java, workers: workers}
+			// Both only make every group of the tests wait.
+			floe := en.start(t, "--group-initial-rebalance-delay=100ms", "--consumer-heartbeat-interval=1s")
+			e := &env{floe: floe, java: java, workers: workers}
 			var all sync.WaitGroup
 			slots := make(chan struct{}, sideBySide)
 			for _, s := range coordination {

@@ -115,31 +115,20 @@ func readAll(t *testing.T, addrs []string, topic string, level kgo.IsolationLeve
 	return out
 }
 
-// readRecords reads a topic up to its ends, which it returns. They must be stable: its
-// transactions are all over, which each log's last record tells.
+// readRecords reads a topic up to its ends, which it returns, when they are stable.
 func readRecords(t *testing.T, addrs []string, topic string, level kgo.IsolationLevel, got func(*kgo.Record)) map[int32]int64 {
 	t.Helper()
-	ctx := deadline(t)
-	a := admin(t, addrs)
-	listed, err := a.ListEndOffsets(ctx, topic)
-	if err != nil {
-		t.Fatal(err)
-	}
-	stable, err := a.ListCommittedOffsets(ctx, topic)
-	if err != nil {
-		t.Fatal(err)
-	}
-	assigned, ends, left := map[int32]kgo.Offset{}, map[int32]int64{}, 0
-	for p, end := range listed[topic] {
-		if o, _ := stable.Lookup(topic, p); end.Err != nil || o.Err != nil || o.Offset != end.Offset {
-			t.Errorf("%s: partition %d ends at %d (%v) and is stable up to %d (%v)", topic, p, end.Offset, end.Err, o.Offset, o.Err)
-		}
-		if ends[p] = end.Offset; end.Offset > 0 {
+	ends := awaitStable(t, addrs, topic)
+	assigned, left := map[int32]kgo.Offset{}, 0
+	for p, end := range ends {
+		if end > 0 {
 			assigned[p] = kgo.NewOffset().AtStart()
 			left++
 		}
 	}
+	// A log of transactions ends with a control record, so all of it has been read with it.
 	c := dial(t, addrs, kgo.FetchIsolationLevel(level), kgo.KeepControlRecords(), kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: assigned}))
+	ctx := deadline(t)
 	for left > 0 {
 		fetches := c.PollFetches(ctx)
 		if err := fetches.Err(); err != nil {
@@ -155,4 +144,36 @@ func readRecords(t *testing.T, addrs []string, topic string, level kgo.Isolation
 		})
 	}
 	return ends
+}
+
+// awaitStable waits until every log of a topic is stable up to its end, which it returns:
+// its transactions are all over. A producer hears that one has ended before its markers
+// are written.
+func awaitStable(t *testing.T, addrs []string, topic string) map[int32]int64 {
+	t.Helper()
+	a, ctx := admin(t, addrs), deadline(t)
+	all := map[int32]int64{}
+	eventually(t, topic+" is stable", func() (bool, string) {
+		ends, err := a.ListEndOffsets(ctx, topic)
+		if err == nil {
+			err = ends.Error()
+		}
+		if err != nil {
+			return false, err.Error()
+		}
+		stable, err := a.ListCommittedOffsets(ctx, topic)
+		if err == nil {
+			err = stable.Error()
+		}
+		if err != nil {
+			return false, err.Error()
+		}
+		ok := len(ends[topic]) > 0
+		for p, end := range ends[topic] {
+			all[p] = end.Offset
+			ok = ok && stable[topic][p].Offset == end.Offset
+		}
+		return ok, fmt.Sprintf("it ends at %v and is stable up to %v", ends, stable)
+	})
+	return all
 }
