@@ -105,7 +105,8 @@ type DropTopic struct{ Topic tiering.TopicID }
 // ForgetSession forgets the last submission of a session that is dead.
 type ForgetSession struct{ Session tiering.SessionID }
 
-// ExpireProducers forgets the producers that wrote nothing since Before.
+// ExpireProducers forgets the producers, of partitions and of groups, that did nothing since
+// Before and have no transaction open there.
 type ExpireProducers struct{ Before int64 }
 
 func (Append) kind() changeKind          { return kindAppend }
