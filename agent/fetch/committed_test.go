@@ -358,6 +358,11 @@ func (m *model) check() {
 			if r.Code != 0 || r.LastStable != stable || next <= from || next > stable || limit == 1<<20 && next != stable {
 				t.Fatalf("from %d, %d bytes: code %d, last stable %d (want %d), goes on from %d", from, limit, r.Code, r.LastStable, stable, next)
 			}
+			// As much as read_uncommitted gets, as far as that is stable.
+			all := m.l.reader.Fetch(t.Context(), &fetch.Request{MaxBytes: 1 << 20, Partitions: []fetch.Partition{{Partition: partition(0), Offset: from, MaxBytes: limit}}})[0]
+			if _, end := consume(t, all, from); next != min(end, stable) {
+				t.Fatalf("from %d, %d bytes: goes on from %d, want %d or the last stable offset %d", from, limit, next, end, stable)
+			}
 			if want := m.visible(from, next); !slices.Equal(got, want) {
 				t.Fatalf("from %d, %d bytes, aborted %v:\n%v\nwant\n%v", from, limit, r.Aborted, got, want)
 			}
