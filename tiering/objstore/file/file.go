@@ -74,7 +74,7 @@ func (s *Store) open() error {
 		return err
 	}
 	temp := filepath.Join(s.root, tempDir)
-	if err := os.Mkdir(temp, 0o755); err != nil {
+	if err := os.Mkdir(temp, 0o755); err != nil && !errors.Is(err, fs.ErrExist) { // several agents start at once
 		return err
 	}
 	s.unnamed = canLinkUnnamed(temp)
