@@ -78,7 +78,11 @@ func kafkaSettings(s *settings.Settings, store string) kafka.Settings {
 	k.ReplicationFactor = int16(s.DefaultReplicationFactor)
 	k.FetchMaxBytes = int(s.FetchMaxBytes)
 	k.FetchMemory = int64(s.FetchMemory())
-	k.OffsetMetadataMax = int(s.OffsetMetadataMaxBytes)
+	g := groupSettings(s)
+	k.OffsetMetadataMax = g.MaxOffsetMetadata
+	k.ConsumerSession = kafka.Between{Default: g.ConsumerSessionTimeout, Least: g.MinConsumerSessionTimeout, Most: g.MaxConsumerSessionTimeout}
+	k.ConsumerHeartbeat = kafka.Between{Default: g.ConsumerHeartbeatInterval, Least: g.MinConsumerHeartbeatInterval, Most: g.MaxConsumerHeartbeatInterval}
+	k.ConsumerAssignors = g.ConsumerAssignors
 	k.StoreName = store
 	k.TopicDefaults = map[string]string{
 		"max.message.bytes": strconv.FormatInt(int64(s.MessageMaxBytes), 10),

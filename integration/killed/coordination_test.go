@@ -77,17 +77,23 @@ func (a *application) fail(format string, args ...any) {
 }
 
 func (a *application) client(opts ...kgo.Opt) *kgo.Client {
-	cl, err := kgo.NewClient(append([]kgo.Opt{
-		kgo.SeedBrokers(a.floe.Addrs()...), kgo.RetryBackoffFn(func(int) time.Duration { return backoff }),
-		kgo.MetadataMinAge(backoff), kgo.RequestTimeoutOverhead(2 * time.Second), kgo.ProduceRequestTimeout(3 * time.Second),
-	}, opts...)...)
+	cl, err := kgo.NewClient(append(a.impatient(), opts...)...)
 	if err != nil {
 		panic(err) // the options are this test's
 	}
 	return cl
 }
 
-const backoff = 50 * time.Millisecond
+// impatient are the options of a client that asks again soon and often, so that the time
+// that it stands still is the cluster's and not its own.
+func (a *application) impatient() []kgo.Opt {
+	return []kgo.Opt{
+		kgo.SeedBrokers(a.floe.Addrs()...), kgo.RetryBackoffFn(func(int) time.Duration { return retryPause }), kgo.RequestRetries(1000),
+		kgo.MetadataMinAge(retryPause), kgo.RequestTimeoutOverhead(2 * time.Second), kgo.ProduceRequestTimeout(3 * time.Second),
+	}
+}
+
+const retryPause = 50 * time.Millisecond
 
 // startApplication creates the topics and starts everything.
 func startApplication(t *testing.T, f *fixture.Floe) *application {
@@ -175,9 +181,7 @@ func (a *application) groupOpts(m *member, group string) []kgo.Opt {
 
 // process copies what it reads to the other topic, in transactions with its offsets.
 func (a *application) process(ctx context.Context, m *member, n int) {
-	session, err := kgo.NewGroupTransactSession(append(a.groupOpts(m, eosGroup),
-		kgo.SeedBrokers(a.floe.Addrs()...), kgo.RetryBackoffFn(func(int) time.Duration { return backoff }), kgo.MetadataMinAge(backoff),
-		kgo.RequestTimeoutOverhead(2*time.Second), kgo.ProduceRequestTimeout(3*time.Second),
+	session, err := kgo.NewGroupTransactSession(append(append(a.impatient(), a.groupOpts(m, eosGroup)...),
 		kgo.TransactionalID(fmt.Sprintf("app-%d", n)), kgo.DefaultProduceTopic(a.out), kgo.TransactionTimeout(30*time.Second),
 		kgo.RecordPartitioner(kgo.UniformBytesPartitioner(1<<20, true, false, nil)))...)
 	if err != nil {
@@ -270,6 +274,12 @@ func (a *application) watchOffsets(ctx context.Context, group string) {
 func (a *application) stable(since time.Time) {
 	a.t.Helper()
 	await(a.t, "every member's progress", func() error {
+		a.mu.Lock()
+		failed := errors.Join(a.failures...)
+		a.mu.Unlock()
+		if failed != nil {
+			a.t.Fatal(failed)
+		}
 		held := map[string]int64{}
 		for _, m := range a.members {
 			if m.held.Load() == 0 || m.last.Load() < since.UnixMilli() {
