@@ -1,4 +1,4 @@
-//go:build integration && unix
+//go:build integration && unix && cgo
 
 package killed
 
@@ -9,11 +9,13 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	ck "github.com/confluentinc/confluent-kafka-go/v2/kafka"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -112,7 +114,7 @@ func startApplication(t *testing.T, f *fixture.Floe) *application {
 		eos := a.member(fmt.Sprintf("eos-%d", i))
 		a.work.Go(func() { a.process(ctx, eos, i) })
 		plain := a.member(fmt.Sprintf("reader-%d", i))
-		a.work.Go(func() { a.read(ctx, plain, i) })
+		a.work.Go(func() { a.read(ctx, plain) })
 	}
 	a.work.Go(func() { a.write(ctx) })
 	for _, group := range []string{eosGroup, readerGroup} {
@@ -164,75 +166,165 @@ func (a *application) write(ctx context.Context) {
 	}
 }
 
-// groupOpts are what every member of a group has in common.
-func (a *application) groupOpts(m *member, group string) []kgo.Opt {
-	count := func(n *atomic.Int64, sign int64) func(context.Context, *kgo.Client, map[string][]int32) {
-		return func(_ context.Context, _ *kgo.Client, parts map[string][]int32) {
-			n.Add(sign * int64(len(parts[a.in])))
-			m.moved.Add(int64(len(parts[a.in])))
+// consumer is a member of a group. librdkafka goes on with its membership for as long as its
+// session lasts, whatever becomes of the coordinator, so that a rebalance is Floe's doing.
+func (a *application) consumer(m *member, group string) (*ck.Consumer, error) {
+	c, err := ck.NewConsumer(a.config(ck.ConfigMap{
+		"client.id": m.name, "group.id": group, "auto.offset.reset": "earliest", "enable.auto.commit": false, "enable.auto.offset.store": false,
+		"isolation.level": "read_committed", "session.timeout.ms": 45_000, "heartbeat.interval.ms": 1000, "fetch.wait.max.ms": 200,
+		"partition.assignment.strategy": "cooperative-sticky",
+	}))
+	if err != nil {
+		return nil, err
+	}
+	return c, c.SubscribeTopics([]string{a.in}, func(c *ck.Consumer, ev ck.Event) error {
+		switch ev := ev.(type) {
+		case ck.AssignedPartitions:
+			m.held.Add(int64(len(ev.Partitions)))
+			m.moved.Add(int64(len(ev.Partitions)))
+			return c.IncrementalAssign(ev.Partitions)
+		case ck.RevokedPartitions:
+			m.held.Add(-int64(len(ev.Partitions)))
+			m.moved.Add(int64(len(ev.Partitions)))
+			return c.IncrementalUnassign(ev.Partitions)
+		}
+		return nil
+	})
+}
+
+// config adds what makes a client ask again soon, so that the time that it stands still is
+// the cluster's and not its own.
+func (a *application) config(c ck.ConfigMap) *ck.ConfigMap {
+	c["bootstrap.servers"] = strings.Join(a.floe.Addrs(), ",")
+	c["reconnect.backoff.ms"], c["reconnect.backoff.max.ms"] = 50, 200
+	c["retry.backoff.ms"] = 50
+	c["topic.metadata.refresh.fast.interval.ms"] = 50
+	c["socket.timeout.ms"] = 10_000
+	c["log_level"] = 0
+	return &c
+}
+
+// poll gathers messages for a moment, and where each partition's first one is.
+func poll(ctx context.Context, c *ck.Consumer) (messages []*ck.Message, from map[int32]ck.Offset) {
+	from = map[int32]ck.Offset{}
+	for wait := 200; len(messages) < 500 && ctx.Err() == nil; wait = 1 {
+		ev := c.Poll(wait)
+		if ev == nil {
+			return messages, from
+		}
+		if msg, ok := ev.(*ck.Message); ok && msg.TopicPartition.Error == nil {
+			messages = append(messages, msg)
+			if _, ok := from[msg.TopicPartition.Partition]; !ok {
+				from[msg.TopicPartition.Partition] = msg.TopicPartition.Offset
+			}
 		}
 	}
-	return []kgo.Opt{
-		kgo.ConsumerGroup(group), kgo.ConsumeTopics(a.in), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
-		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.FetchMaxWait(500 * time.Millisecond), kgo.HeartbeatInterval(time.Second), kgo.ClientID(m.name),
-		kgo.OnPartitionsAssigned(count(&m.held, 1)), kgo.OnPartitionsRevoked(count(&m.held, -1)), kgo.OnPartitionsLost(count(&m.held, -1)),
+	return messages, from
+}
+
+// after returns the offsets that say that the messages are done with.
+func (a *application) after(messages []*ck.Message) (offsets []ck.TopicPartition) {
+	last := map[int32]ck.Offset{}
+	for _, m := range messages {
+		last[m.TopicPartition.Partition] = m.TopicPartition.Offset + 1
 	}
+	for p, o := range last {
+		offsets = append(offsets, ck.TopicPartition{Topic: &a.in, Partition: p, Offset: o})
+	}
+	return offsets
 }
 
 // process copies what it reads to the other topic, in transactions with its offsets.
 func (a *application) process(ctx context.Context, m *member, n int) {
-	session, err := kgo.NewGroupTransactSession(append(append(a.impatient(), a.groupOpts(m, eosGroup)...),
-		kgo.TransactionalID(fmt.Sprintf("app-%d", n)), kgo.DefaultProduceTopic(a.out), kgo.TransactionTimeout(30*time.Second),
-		kgo.RecordPartitioner(kgo.UniformBytesPartitioner(1<<20, true, false, nil)))...)
+	c, err := a.consumer(m, eosGroup)
 	if err != nil {
 		a.fail("%s: %w", m.name, err)
 		return
 	}
-	defer session.Close()
+	defer c.Close()
+	p, err := ck.NewProducer(a.config(ck.ConfigMap{
+		"client.id": m.name, "transactional.id": fmt.Sprintf("app-%d", n), "transaction.timeout.ms": 60_000, "linger.ms": 1, "go.delivery.reports": false,
+	}))
+	if err == nil {
+		err = p.InitTransactions(ctx)
+	}
+	if err != nil {
+		a.fail("%s: %w", m.name, err)
+		return
+	}
+	defer p.Close()
 	for ctx.Err() == nil {
-		fetches := session.PollRecords(ctx, 500)
-		if ctx.Err() != nil {
-			return
-		}
-		if fetches.NumRecords() == 0 {
+		messages, from := poll(ctx, c)
+		if len(messages) == 0 {
 			continue
 		}
-		if err := session.Begin(); err != nil {
-			a.fail("%s begins: %w", m.name, err)
+		err := a.transact(p, c, messages)
+		if err == nil {
+			m.progressed()
+			continue
+		}
+		var kafka ck.Error
+		if errors.As(err, &kafka) && kafka.TxnRequiresAbort() {
+			err = retried(ctx, func() error { return p.AbortTransaction(context.Background()) })
+		}
+		if err != nil && ctx.Err() == nil {
+			a.fail("%s: %w", m.name, err)
 			return
 		}
-		var failed atomic.Bool
-		fetches.EachRecord(func(r *kgo.Record) {
-			session.Produce(ctx, &kgo.Record{Value: r.Value}, func(_ *kgo.Record, err error) {
-				if err != nil {
-					failed.Store(true)
-				}
-			})
-		})
-		commit := kgo.TransactionEndTry(!failed.Load())
-		committed, err := session.End(context.WithoutCancel(ctx), commit)
-		switch {
-		case err != nil && ctx.Err() == nil:
-			a.fail("%s ends a transaction: %w", m.name, err)
-			return
-		case committed:
-			m.progressed()
+		for partition, offset := range from { // again, as far as it is still this member's
+			_ = c.Seek(ck.TopicPartition{Topic: &a.in, Partition: partition, Offset: offset}, 1000)
 		}
 	}
 }
 
+// retried repeats what may be repeated, as librdkafka says.
+func retried(ctx context.Context, f func() error) error {
+	for {
+		err := f()
+		var kafka ck.Error
+		if err == nil || !errors.As(err, &kafka) || !kafka.IsRetriable() || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+func (a *application) transact(p *ck.Producer, c *ck.Consumer, messages []*ck.Message) error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := p.BeginTransaction(); err != nil {
+		return err
+	}
+	for _, msg := range messages {
+		err := p.Produce(&ck.Message{TopicPartition: ck.TopicPartition{Topic: &a.out, Partition: msg.TopicPartition.Partition}, Value: msg.Value}, nil)
+		if err != nil {
+			return err
+		}
+	}
+	group, err := c.GetConsumerGroupMetadata()
+	if err != nil {
+		return err
+	}
+	if err := retried(ctx, func() error { return p.SendOffsetsToTransaction(ctx, a.after(messages), group) }); err != nil {
+		return err
+	}
+	return retried(ctx, func() error { return p.CommitTransaction(ctx) })
+}
+
 // read consumes and commits, without transactions.
-func (a *application) read(ctx context.Context, m *member, _ int) {
-	cl := a.client(append(a.groupOpts(m, readerGroup), kgo.DisableAutoCommit(), kgo.BlockRebalanceOnPoll())...)
-	defer cl.CloseAllowingRebalance()
+func (a *application) read(ctx context.Context, m *member) {
+	c, err := a.consumer(m, readerGroup)
+	if err != nil {
+		a.fail("%s: %w", m.name, err)
+		return
+	}
+	defer c.Close()
 	for ctx.Err() == nil {
-		fetches := cl.PollRecords(ctx, 500)
-		if fetches.NumRecords() > 0 {
-			if err := cl.CommitUncommittedOffsets(ctx); err == nil {
+		if messages, _ := poll(ctx, c); len(messages) > 0 {
+			// What fails is committed with what follows.
+			if _, err := c.CommitOffsets(a.after(messages)); err == nil {
 				m.progressed()
 			}
 		}
-		cl.AllowRebalance()
 	}
 }
 
