@@ -38,14 +38,16 @@ func (h *Handler) waitCharge(ctx context.Context, n int, wait time.Duration) (*p
 	if wait <= 0 {
 		return nil, 0
 	}
-	began := h.now()
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	c, err := h.waiting.Acquire(ctx, need)
 	if err != nil {
 		return nil, 0
 	}
-	return c, max(0, wait-h.now().Sub(began))
+	// By the clock that ends the wait: the handler's own is the wall clock, which may be
+	// set back, and a fetch that has waited for its turn would wait all over again.
+	until, _ := ctx.Deadline()
+	return c, max(0, time.Until(until))
 }
 
 // grant is the memory for the records of one answer.
