@@ -123,7 +123,16 @@ func (s *Shell) Ask(ctx context.Context, id tiering.ShardID, from Client, body a
 		return nil, fmt.Errorf("shard %d: reading what is committed: %w", id, err)
 	}
 	var out any
-	s.parts.Journals.View(id).Read(func(st *shard.State) { out = r.Read(st) })
+	replaced := false
+	s.parts.Journals.View(id).Read(func(st *shard.State) {
+		// The next coordinator may have written meanwhile what this one's machine knew nothing of.
+		if replaced = st.Epoch > l.leader.Epoch(); !replaced {
+			out = r.Read(st)
+		}
+	})
+	if replaced {
+		return nil, fmt.Errorf("shard %d: %w: another has written since", id, ErrNotCoordinator)
+	}
 	return out, nil
 }
 

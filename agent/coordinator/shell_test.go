@@ -36,6 +36,7 @@ type (
 	write struct{ size int } // -> number of lines, once it is committed
 	peek  struct{}           // -> number of lines in memory
 	read  struct{}           // -> number of lines committed
+	know  struct{}           // -> number of lines in memory, when it is proved to be the newest
 	park  struct{}           // -> "tick" at the next tick
 	nap   struct{ d time.Duration }
 	phone struct{ name string } // -> the call's value
@@ -100,6 +101,9 @@ func (m *notebook) request(ev coordinator.Request, now time.Time) (out coordinat
 			}
 			return n
 		}})
+	case know:
+		n := m.lines
+		out.Replies = append(out.Replies, coordinator.Reply{ID: ev.ID, Read: func(*shard.State) any { return n }})
 	case park:
 		m.parks = append(m.parks, ev.ID)
 	case nap:
@@ -128,6 +132,7 @@ type world struct {
 	session *membership.Session
 	shell   *coordinator.Shell
 	topics  *catalogue.Catalogue
+	others  sync.WaitGroup // agents
 
 	mu    sync.Mutex // guards the following
 	calls []string
@@ -183,6 +188,7 @@ func bubble(t *testing.T, f func(w *world)) {
 		defer func() {  // also when f gives up
 			cancel()
 			work.Wait()
+			w.others.Wait()
 			if err := w.session.Close(context.Background()); err != nil {
 				t.Error("session:", err)
 			}
@@ -210,6 +216,47 @@ func (w *world) lead(id tiering.ShardID) *journal.Leader {
 		w.t.Fatal(err)
 	}
 	return l
+}
+
+// elsewhere lets another agent, which lives as long as the test, take a shard and write.
+func (w *world) elsewhere(id tiering.ShardID, changes ...shard.Change) {
+	w.t.Helper()
+	client, log := w.server.Client("another"), slog.New(slog.NewTextHandler(w.t.Output(), nil))
+	nonce := uint64(1 << 32)
+	set := journal.New(journal.Config{Keys: keys, Shards: 2}, journal.Parts{
+		Store: client, Objects: objmemory.New(), Log: log, Now: time.Now,
+		Nonce: func() uint64 { nonce++; return nonce },
+	})
+	session, err := membership.Start(w.ctx, client, keys, membership.SessionConfig{Address: "b:1", RPCAddress: "b:2", Version: "1", Log: log})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.others.Go(func() {
+		if err := set.Run(w.ctx); err != nil {
+			w.t.Error("another's journals:", err)
+		}
+		if err := session.Close(context.WithoutCancel(w.ctx)); err != nil {
+			w.t.Error("another's session:", err)
+		}
+	})
+	<-set.Loaded()
+	l, err := set.Acquire(w.ctx, leaderSession{session}, id)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	l.Propose(&journal.Proposal{
+		Draft: func(d *shard.Draft) error {
+			for _, c := range changes {
+				d.Add(c)
+			}
+			return nil
+		},
+		Done: func(_ uint64, err error) { done <- err },
+	})
+	if err := <-done; err != nil {
+		w.t.Fatal(err)
+	}
 }
 
 func (w *world) want(id tiering.ShardID, body, want any) {
@@ -291,6 +338,32 @@ func TestLeadershipEnds(t *testing.T) {
 		w.lead(0)
 		w.want(0, peek{}, 1)
 		w.want(0, write{}, 2)
+	})
+}
+
+// A reply that was made before another coordinator wrote, and proved afterwards, would be that
+// of a past which its client must not hear of (KAFKA-21181).
+func TestReplacedWhileItProvesAReply(t *testing.T) {
+	bubble(t, func(w *world) {
+		w.lead(0)
+		w.want(0, write{}, 1)
+		w.want(0, know{}, 1)
+		w.client.Pause()
+		got := make(chan error, 1)
+		go func() {
+			v, err := w.shell.Ask(w.ctx, 0, coordinator.Client{}, know{})
+			if err == nil {
+				err = fmt.Errorf("answered %v", v)
+			}
+			got <- err
+		}()
+		synctest.Wait()
+		time.Sleep(2 * membership.DefaultTTL)
+		w.elsewhere(0, shard.PutRows{Space: shard.Groups, Name: "book", Rows: []shard.Row{{Key: "000002", Value: []byte{1}}}})
+		w.client.Resume()
+		if err := <-got; !errors.Is(err, coordinator.ErrNotCoordinator) {
+			t.Errorf("%v, want ErrNotCoordinator", err)
+		}
 	})
 }
 
