@@ -306,6 +306,7 @@ func (p *play) compareTransactions(s *shard.State) {
 				aborted = append(aborted, shard.AbortedTransaction{ProducerID: t.id, First: tiering.Offset(t.first), Last: tiering.Offset(t.last)})
 			}
 		}
+		stable = max(stable, tiering.Offset(m.start))
 		if got := part.LastStable(); got != stable || got > part.Next {
 			p.t.Fatalf("%s: last stable offset %d, want %d, next is %d", tp, got, stable, part.Next)
 		}

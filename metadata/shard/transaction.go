@@ -17,8 +17,12 @@ type abortedRun struct {
 }
 
 // LastStable returns the last stable offset (KIP-98): every transaction with records below
-// it is concluded. It never goes back.
-func (p *Partition) LastStable() tiering.Offset {
+// it that are left is concluded. It never goes back, and is never below the log start, which
+// may be within an open transaction.
+func (p *Partition) LastStable() tiering.Offset { return max(p.LogStart, p.firstOpen()) }
+
+// firstOpen returns where the oldest open transaction begins, or the next one will.
+func (p *Partition) firstOpen() tiering.Offset {
 	if len(p.open) > 0 {
 		return p.open[0].First
 	}
@@ -87,7 +91,7 @@ func (s *State) mark(r Record, m Mark) {
 	if e.open > 0 && e.open <= m.Transaction.Number {
 		first := p.closeOpen(m.Transaction.ProducerID)
 		if !m.Commit {
-			p.aborted = append(p.aborted, abortedRun{AbortedTransaction{m.Transaction.ProducerID, first, m.Base}, p.LastStable()})
+			p.aborted = append(p.aborted, abortedRun{AbortedTransaction{m.Transaction.ProducerID, first, m.Base}, p.firstOpen()})
 		}
 	}
 	e.conclude(m.Transaction, m.Coordinator, r.Time)
@@ -121,7 +125,7 @@ func (e *producer) conclude(t Transaction, coordinator int32, now int64) {
 // boundAborted works out abortedRun.stable of aborted transactions that were read: what ended
 // after one is aborted, open, committed and of no interest, or has not begun.
 func (p *Partition) boundAborted() {
-	bound := p.LastStable()
+	bound := p.firstOpen()
 	for i := len(p.aborted) - 1; i >= 0; i-- {
 		p.aborted[i].stable = bound
 		bound = min(bound, p.aborted[i].First)

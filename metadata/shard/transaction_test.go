@@ -233,6 +233,37 @@ func TestReadersKeepTheTransactionsTheyHold(t *testing.T) {
 	}
 }
 
+// TestTrimIntoAnOpenTransaction: DeleteRecords goes up to the high watermark. Nothing below the
+// log start can be read, so a consumer that was sent to a last stable offset there would be
+// out of range for as long as the transaction is open.
+func TestTrimIntoAnOpenTransaction(t *testing.T) {
+	s := shard.New()
+	commit(t, s, 1, 0, func(d *shard.Draft) {
+		submit(t, d, submission(1, part(tpA, plain(2), transactional(tx(1, 0, 1), 0, 3), transactional(tx(2, 0, 1), 0, 2), plain(1))))
+	})
+	stable := func(what string, want tiering.Offset) {
+		t.Helper()
+		back, err := shard.DecodeSnapshot(s.EncodeSnapshot(nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, again := s.Partition(tpA).LastStable(), back.Partition(tpA).LastStable(); got != want || again != want {
+			t.Errorf("%s: last stable %d, read back %d, want %d", what, got, again, want)
+		}
+	}
+	stable("open", 2)
+	commit(t, s, 1, 0, func(d *shard.Draft) { d.Add(shard.Trim{Partition: tpA, LogStart: 6}) })
+	stable("trimmed", 6)
+	commit(t, s, 1, 0, func(d *shard.Draft) { end(tx(1, 0, 1), false, shard.Outcome{Base: 8}).do(t, d, 0) })
+	stable("the other one still open", 6)
+	commit(t, s, 1, 0, func(d *shard.Draft) { end(tx(2, 0, 1), false, shard.Outcome{Base: 9}).do(t, d, 0) })
+	stable("concluded", 10)
+	want := []shard.AbortedTransaction{{ProducerID: 1, First: 2, Last: 8}, {ProducerID: 2, First: 5, Last: 9}}
+	if got := s.Partition(tpA).AbortedIn(6, 7); !slices.Equal(got, want) {
+		t.Errorf("aborted: %v, want %v", got, want)
+	}
+}
+
 // TestAbortedInFarBelowTheEnd: a fetch far below the end of a partition with many
 // aborted transactions must not go through all of them.
 func TestAbortedInFarBelowTheEnd(t *testing.T) {
