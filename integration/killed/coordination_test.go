@@ -477,7 +477,8 @@ func TestCoordinatorKilled(t *testing.T) {
 	for ; deaths < coordinatorDeaths || time.Since(begun) < *duration; deaths++ {
 		victim := a.coordinatorOf([]string{eosGroup, readerGroup}[r.IntN(2)])
 		f.KillProcess(victim)
-		a.stable(time.Now())
+		// At once, as a supervisor does: librdkafka's transactions look for the group's coordinator
+		// where it was, for five minutes, and learn nothing from an agent that is not there.
 		f.StartProcess(victim)
 		a.stable(time.Now())
 	}
