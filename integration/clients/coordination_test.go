@@ -54,6 +54,8 @@ var coordination = []suite{
 	{"transactions-franz", transactionSuite("franz"), "franz-go", "GroupTransactSession: " + transactionWhat},
 	{"group-java", groupSuite("java", classic), "Apache Kafka (Java)", "group.protocol=classic: " + groupWhat + "; static members"},
 	{"group-java-consumer", groupSuite("java", consumer), "Apache Kafka (Java)", "group.protocol=consumer: the same"},
+	{"group-java-pattern", testPattern, "Apache Kafka (Java)", "group.protocol=consumer with SubscriptionPattern and the range assignor: the same, but for static members"},
+	{"group-java-migration", testMigration, "Apache Kafka (Java)", "a group with members goes from group.protocol classic to consumer and back"},
 	{"transactions-java", transactionSuite("java"), "Apache Kafka (Java)", transactionWhat},
 	{"group-tools", testGroupTools, "Apache Kafka (Java)", "kafka-console-consumer --group, kafka-consumer-groups --list, --describe, --reset-offsets, --delete-offsets, --delete, on groups of either protocol; kafka-transactions list, describe, describe-producers, forceTerminateTransaction, abort"},
 	{"streams", testStreams, "Apache Kafka (Java)", "Kafka Streams, exactly_once_v2: counts words, with a state store restored from its changelog"},
@@ -71,7 +73,7 @@ var coordination = []suite{
 func TestCoordination(t *testing.T) {
 	t.Parallel()
 	workers, java := startWorkers(t), startJava(t)
-	for _, en := range places("dev", "dev-3-agents") {
+	for _, en := range places("dev", "dev-3-agents", "etcd-minio") {
 		t.Run(en.name, func(t *testing.T) {
 			// Both only make every group of the tests wait.
 			floe := en.start(t, "--group-initial-rebalance-delay=100ms", "--consumer-heartbeat-interval=1s")
@@ -86,6 +88,7 @@ func TestCoordination(t *testing.T) {
 				})
 			}
 			all.Wait()
+			t.Run("survives", func(t *testing.T) { testSurvives(t, e) })
 			e.floe.Stop()
 		})
 	}

@@ -136,8 +136,21 @@ func share(members ...*member) func() bool {
 
 // testMembers has members come and go while records are written.
 func testMembers(t *testing.T, addrs []string, w worker, protocol string) {
-	in, b := newInput(t, addrs, w), newBoard()
-	m := membership{addrs: addrs, group: in.topic, topic: in.topic, protocol: protocol}
+	in := newInput(t, addrs, w)
+	membersShare(t, in, membership{addrs: addrs, group: in.topic, topic: in.topic, protocol: protocol})
+}
+
+// testPattern is testMembers by the server's own means: it finds the topic by a regular
+// expression, and assigns ranges.
+func testPattern(t *testing.T, e *env) {
+	in := newInput(t, e.floe.Addrs(), e.workers.of(t, "java"))
+	membersShare(t, in, membership{addrs: in.addrs, group: in.topic, topic: in.topic, protocol: consumer,
+		pattern: in.topic[:len(in.topic)-2] + "[a-z]{2}", assignor: "range"})
+}
+
+func membersShare(t *testing.T, in *input, m membership) {
+	t.Helper()
+	w, b, addrs, protocol := in.w, newBoard(), in.addrs, m.protocol
 	in.write(t, groupRecords)
 	first := w.join(t, b, m)
 	b.await(t, "the first member has all partitions", share(first))
@@ -175,6 +188,39 @@ func testMembers(t *testing.T, addrs []string, w worker, protocol string) {
 	b.mu.Unlock()
 	b.awaitLeft(t, third)
 	in.checkCommitted(t, m.group)
+}
+
+// testMigration turns a group that has members from the classic protocol into one of the
+// consumer protocol and back.
+func testMigration(t *testing.T, e *env) {
+	addrs, w := e.floe.Addrs(), e.workers.of(t, "java")
+	in, b := newInput(t, addrs, w), newBoard()
+	var all []*member
+	join := func(protocol string) *member {
+		t.Helper()
+		m := w.join(t, b, membership{addrs: addrs, group: in.topic, topic: in.topic, protocol: protocol})
+		all = append(all, m)
+		return m
+	}
+	step := func(what, protocol string, members ...*member) {
+		t.Helper()
+		b.await(t, what+": the members share the partitions", share(members...))
+		in.write(t, groupRecords)
+		in.awaitAll(t, b, what, all...)
+		checkDescribed(t, addrs, in.topic, protocol, len(members))
+	}
+	old := join(classic)
+	step("a classic group", classic, old)
+	newer := join(consumer)
+	step("both protocols", consumer, old, newer)
+	b.awaitLeft(t, old)
+	step("a consumer group", consumer, newer)
+	old = join(classic)
+	step("both protocols again", consumer, newer, old)
+	b.awaitLeft(t, newer)
+	step("a classic group again", classic, old)
+	b.awaitLeft(t, old)
+	in.checkCommitted(t, in.topic)
 }
 
 // testStatic ends a static member and starts it again: nobody's partitions move.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -16,6 +17,10 @@ import (
 // pollMillis is how long a member waits for a record before it looks whether it is to end.
 const pollMillis = 100
 
+// logsCritical is the syslog level of the clients here: lost connections, fenced producers
+// and the new protocol, of all of which they would tell, are what is tested.
+const logsCritical = 0
+
 func (l librdkafka) write(t *testing.T, addrs []string, topic, codec string, partition int32, values []string) {
 	t.Helper()
 	l.produce(t, addrs, topic, codec, valuesOf(partition, values))
@@ -24,7 +29,7 @@ func (l librdkafka) write(t *testing.T, addrs []string, topic, codec string, par
 // settings are those of a member.
 func (m membership) settings() *kafka.ConfigMap {
 	config := kafka.ConfigMap{"bootstrap.servers": strings.Join(m.addrs, ","), "group.id": m.group, "auto.offset.reset": "earliest",
-		"enable.auto.commit": false, "group.protocol": m.protocol, "fetch.wait.max.ms": 100, "isolation.level": "read_uncommitted"}
+		"enable.auto.commit": false, "group.protocol": m.protocol, "fetch.wait.max.ms": 100, "isolation.level": "read_uncommitted", "log_level": logsCritical}
 	if m.protocol == classic { // the group protocol consumer has its server choose these
 		config["partition.assignment.strategy"], config["heartbeat.interval.ms"] = "cooperative-sticky", 300
 	}
@@ -66,8 +71,8 @@ func (m membership) consumer(tell *member) (*kafka.Consumer, error) {
 }
 
 // next returns a record and what to commit with it, or nil.
-func next(c *kafka.Consumer) (*kafka.Message, []kafka.TopicPartition, error) {
-	switch e := c.Poll(pollMillis).(type) {
+func next(c *kafka.Consumer, waitMillis int) (*kafka.Message, []kafka.TopicPartition, error) {
+	switch e := c.Poll(waitMillis).(type) {
 	case *kafka.Message:
 		tp := e.TopicPartition
 		tp.Offset++
@@ -94,7 +99,7 @@ func (librdkafka) join(t *testing.T, b *board, m membership) *member {
 		defer c.Close()
 		owed := map[int32]kafka.TopicPartition{} // commits
 		for ctx.Err() == nil || len(owed) > 0 {
-			got, at, err := next(c)
+			got, at, err := next(c, pollMillis)
 			if err != nil {
 				return err
 			}
@@ -155,45 +160,57 @@ func (librdkafka) pipe(t *testing.T, b *board, p piping) *member {
 		}
 		defer out.Close()
 		for ctx.Err() == nil {
-			got, at, err := next(c)
+			got, at, err := next(c, pollMillis)
 			if err != nil {
 				return err
 			}
 			if got == nil {
 				continue
 			}
-			if poisoned, err := p.copyOne(context.WithoutCancel(ctx), c, out, got, at); poisoned || err != nil {
+			records, poisoned, err := p.copyFrom(context.WithoutCancel(ctx), c, out, got, at)
+			if poisoned || err != nil {
 				return err
 			}
-			tell.got(fromLibrdkafka(got))
+			tell.got(records...)
 		}
 		return nil
 	})
 }
 
-// copyOne is one transaction.
-func (p piping) copyOne(ctx context.Context, c *kafka.Consumer, out *kafka.Producer, m *kafka.Message, at []kafka.TopicPartition) (poisoned bool, err error) {
+// copyFrom is one transaction, with a message and those that are there behind it.
+func (p piping) copyFrom(ctx context.Context, c *kafka.Consumer, out *kafka.Producer, m *kafka.Message, at []kafka.TopicPartition) (records []record, poisoned bool, err error) {
 	if err := out.BeginTransaction(); err != nil {
-		return false, err
+		return nil, false, err
 	}
-	if err := deliver(out, p.to, m.TopicPartition.Partition, m.Value); err != nil {
-		return false, err
+	offsets := map[int32]kafka.TopicPartition{}
+	for ; m != nil; m, at, err = next(c, 0) {
+		if err := deliver(out, p.to, m.TopicPartition.Partition, m.Value); err != nil {
+			return nil, false, err
+		}
+		records = append(records, fromLibrdkafka(m))
+		offsets[at[0].Partition] = at[0]
+		if poisoned = poisoned || string(m.Value) == p.poison; len(records) == most {
+			break
+		}
+	}
+	if err != nil {
+		return nil, false, err
 	}
 	group, err := c.GetConsumerGroupMetadata()
 	if err != nil {
-		return false, err
+		return nil, false, err
 	}
-	if err := out.SendOffsetsToTransaction(ctx, at, group); err != nil {
-		return false, err
+	if err := out.SendOffsetsToTransaction(ctx, slices.Collect(maps.Values(offsets)), group); err != nil {
+		return nil, false, err
 	}
-	if string(m.Value) == p.poison {
-		return true, out.AbortTransaction(ctx)
+	if poisoned {
+		return nil, true, out.AbortTransaction(ctx)
 	}
-	return false, out.CommitTransaction(ctx)
+	return records, false, out.CommitTransaction(ctx)
 }
 
 func transactional(ctx context.Context, addrs []string, id string) (*kafka.Producer, error) {
-	p, err := kafka.NewProducer(&kafka.ConfigMap{"bootstrap.servers": strings.Join(addrs, ","), "transactional.id": id, "linger.ms": 0})
+	p, err := kafka.NewProducer(&kafka.ConfigMap{"bootstrap.servers": strings.Join(addrs, ","), "transactional.id": id, "linger.ms": 0, "log_level": logsCritical})
 	if err != nil {
 		return nil, err
 	}

@@ -21,7 +21,7 @@ import (
 // JSON each, and tells of events likewise. It runs many at a time. It ends with its
 // standard input. An order's work ends with the event done or failed; leave asks for it.
 type remote struct {
-	title   string
+	title string
 
 	in     io.Writer
 	writes sync.Mutex
@@ -43,6 +43,7 @@ type order struct {
 	Values      []string          `json:"values,omitempty"`
 	Group       string            `json:"group,omitempty"`
 	Instance    string            `json:"instance,omitempty"`
+	Pattern     string            `json:"pattern,omitempty"`
 	Committed   bool              `json:"committed"`
 	To          string            `json:"to,omitempty"`
 	Transaction string            `json:"transaction,omitempty"` // transactional id
@@ -211,9 +212,13 @@ func (r *remote) write(t *testing.T, addrs []string, topic, codec string, partit
 // orderOf is a membership as an order. Settings of consumers are Java's; the others have
 // no choice of protocol.
 func orderOf(do string, m membership) order {
-	o := order{Do: do, Bootstrap: strings.Join(m.addrs, ","), Topic: m.topic, Group: m.group, Instance: m.instance, Committed: m.committed}
+	o := order{Do: do, Bootstrap: strings.Join(m.addrs, ","), Topic: m.topic, Group: m.group, Instance: m.instance, Committed: m.committed,
+		Pattern: m.pattern, Settings: map[string]string{}}
 	if m.protocol != "" {
-		o.Settings = map[string]string{"group.protocol": m.protocol}
+		o.Settings["group.protocol"] = m.protocol
+	}
+	if m.assignor != "" {
+		o.Settings["group.remote.assignor"] = m.assignor
 	}
 	return o
 }

@@ -54,7 +54,7 @@ func (saramaClient) write(t *testing.T, addrs []string, topic, codec string, par
 type saramaHandler struct {
 	topic string
 	tell  *member
-	work  func(sarama.ConsumerGroupSession, *sarama.ConsumerMessage) error
+	work  func(sarama.ConsumerGroupSession, []*sarama.ConsumerMessage) error
 	fail  context.CancelCauseFunc
 }
 
@@ -72,7 +72,7 @@ func (h saramaHandler) ConsumeClaim(s sarama.ConsumerGroupSession, c sarama.Cons
 			if !ok {
 				return nil
 			}
-			if err := h.work(s, m); err != nil {
+			if err := h.work(s, withMore(m, c.Messages())); err != nil {
 				h.fail(err)
 				return err
 			}
@@ -82,8 +82,25 @@ func (h saramaHandler) ConsumeClaim(s sarama.ConsumerGroupSession, c sarama.Cons
 	}
 }
 
+// withMore returns a message and those that are there behind it.
+func withMore(m *sarama.ConsumerMessage, there <-chan *sarama.ConsumerMessage) []*sarama.ConsumerMessage {
+	batch := []*sarama.ConsumerMessage{m}
+	for len(batch) < most {
+		select {
+		case m, ok := <-there:
+			if !ok {
+				return batch
+			}
+			batch = append(batch, m)
+		default:
+			return batch
+		}
+	}
+	return batch
+}
+
 // consume is a member's life.
-func (saramaClient) consume(ctx context.Context, m membership, tell *member, work func(sarama.ConsumerGroupSession, *sarama.ConsumerMessage) error) error {
+func (saramaClient) consume(ctx context.Context, m membership, tell *member, work func(sarama.ConsumerGroupSession, []*sarama.ConsumerMessage) error) error {
 	config := saramaConfig()
 	if m.committed {
 		config.Consumer.IsolationLevel = sarama.ReadCommitted
@@ -103,17 +120,21 @@ func (saramaClient) consume(ctx context.Context, m membership, tell *member, wor
 	return context.Cause(ctx)
 }
 
-func fromSarama(m *sarama.ConsumerMessage) record {
-	return record{partition: m.Partition, offset: m.Offset, key: m.Key, value: m.Value}
+func allFromSarama(batch []*sarama.ConsumerMessage) []record {
+	var out []record
+	for _, m := range batch {
+		out = append(out, record{partition: m.Partition, offset: m.Offset, key: m.Key, value: m.Value})
+	}
+	return out
 }
 
 func (c saramaClient) join(t *testing.T, b *board, m membership) *member {
 	t.Helper()
 	return b.run(t, "member of sarama", func(ctx context.Context, tell *member) error {
-		return c.consume(ctx, m, tell, func(s sarama.ConsumerGroupSession, got *sarama.ConsumerMessage) error {
-			s.MarkMessage(got, "")
+		return c.consume(ctx, m, tell, func(s sarama.ConsumerGroupSession, got []*sarama.ConsumerMessage) error {
+			s.MarkMessage(got[len(got)-1], "")
 			s.Commit()
-			tell.got(fromSarama(got))
+			tell.got(allFromSarama(got)...)
 			return nil
 		})
 	})
@@ -138,19 +159,19 @@ func (c saramaClient) pipe(t *testing.T, b *board, p piping) *member {
 		defer func() { err = errors.Join(err, out.Close()) }()
 		// Claims are worked on side by side, and a producer has one transaction.
 		turn := make(chan struct{}, 1)
-		err = c.consume(ctx, p.membership, tell, func(s sarama.ConsumerGroupSession, got *sarama.ConsumerMessage) error {
+		err = c.consume(ctx, p.membership, tell, func(s sarama.ConsumerGroupSession, got []*sarama.ConsumerMessage) error {
 			select {
 			case turn <- struct{}{}:
 			case <-s.Context().Done():
 				return nil
 			}
-			poisoned, err := p.copyMessage(out, got)
+			poisoned, err := p.copyMessages(out, got)
 			if poisoned && err == nil {
 				return errPoisoned // and nobody has a turn any more
 			}
 			<-turn
 			if err == nil {
-				tell.got(fromSarama(got))
+				tell.got(allFromSarama(got)...)
 			}
 			return err
 		})
@@ -161,18 +182,23 @@ func (c saramaClient) pipe(t *testing.T, b *board, p piping) *member {
 	})
 }
 
-// copyMessage is one transaction.
-func (p piping) copyMessage(out sarama.SyncProducer, m *sarama.ConsumerMessage) (poisoned bool, err error) {
+// copyMessages is one transaction.
+func (p piping) copyMessages(out sarama.SyncProducer, batch []*sarama.ConsumerMessage) (poisoned bool, err error) {
 	if err := out.BeginTxn(); err != nil {
 		return false, fmt.Errorf("begin: %w", err)
 	}
-	if _, _, err := out.SendMessage(&sarama.ProducerMessage{Topic: p.to, Partition: m.Partition, Value: sarama.ByteEncoder(m.Value)}); err != nil {
+	var copies []*sarama.ProducerMessage
+	for _, m := range batch {
+		copies = append(copies, &sarama.ProducerMessage{Topic: p.to, Partition: m.Partition, Value: sarama.ByteEncoder(m.Value)})
+		poisoned = poisoned || string(m.Value) == p.poison
+	}
+	if err := out.SendMessages(copies); err != nil {
 		return false, fmt.Errorf("produce: %w", err)
 	}
-	if err := out.AddMessageToTxn(m, p.group, nil); err != nil {
+	if err := out.AddMessageToTxn(batch[len(batch)-1], p.group, nil); err != nil {
 		return false, fmt.Errorf("add offsets: %w", err)
 	}
-	if string(m.Value) == p.poison {
+	if poisoned {
 		return true, out.AbortTxn()
 	}
 	if err := out.CommitTxn(); err != nil {
@@ -205,7 +231,7 @@ func (saramaClient) fence(t *testing.T, addrs []string, topic, id string) string
 	if err := second.Close(); err != nil {
 		t.Errorf("sarama: close: %v", err)
 	}
-	_ = first.Close() // it has been told already that it is fenced
+	_ = first.Close()                        // it has been told already that it is fenced
 	const producerFenced = sarama.KError(90) // has no name in sarama
 	if errors.Is(told, producerFenced) {
 		return "producer fenced"

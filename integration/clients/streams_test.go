@@ -36,7 +36,9 @@ func testStreams(t *testing.T, e *env) {
 		b := newBoard()
 		m := java.start(t, b, order{Do: "streams", Bootstrap: strings.Join(addrs, ","), Group: application, Topic: in, To: out,
 			Settings: map[string]string{"state.dir": t.TempDir(), "replication.factor": fmt.Sprint(len(addrs)),
-				"commit.interval.ms": "100", "statestore.cache.max.bytes": "0", "num.stream.threads": "2"}})
+				"commit.interval.ms": "100", "statestore.cache.max.bytes": "0", "num.stream.threads": "2",
+				// An application does not leave its group: its successor waits for this.
+				"session.timeout.ms": "6000", "heartbeat.interval.ms": "500"}})
 		awaitCounts(t, b, addrs, out, want)
 		b.awaitLeft(t, m)
 		checkGrowing(t, addrs, out, want)

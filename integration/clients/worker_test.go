@@ -50,6 +50,8 @@ type membership struct {
 	protocol     string // classic, consumer, or empty for a client without a choice
 	instance     string // of a static member, else empty
 	committed    bool   // read committed records only
+	pattern      string // Java: a regular expression of the server's, in place of the topic's name
+	assignor     string // Java: the server's assignor, else its default
 }
 
 // A piping says what to copy. The transaction that holds the value poison, if that is not

@@ -17,6 +17,7 @@ import org.apache.kafka.clients.consumer.CommitFailedException;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
 import org.apache.kafka.clients.consumer.OffsetAndMetadata;
+import org.apache.kafka.clients.consumer.SubscriptionPattern;
 import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.common.KafkaException;
@@ -38,6 +39,7 @@ public final class Workers {
         public List<String> values;
         public String group;
         public String instance;
+        public String pattern;
         public boolean committed;
         public String to;
         public String transaction;
@@ -129,6 +131,8 @@ public final class Workers {
         all.put("auto.offset.reset", "earliest");
         all.put("enable.auto.commit", "false");
         all.put("max.poll.records", "10");
+        // Else a consumer that finds no agent forgets its topics, and has its group rebalance.
+        all.put("metadata.recovery.strategy", "none");
         if (o.instance != null) {
             all.put("group.instance.id", o.instance);
         }
@@ -139,7 +143,11 @@ public final class Workers {
             all.put("heartbeat.interval.ms", "300"); // hears of a rebalance with a heartbeat
         }
         KafkaConsumer<String, String> consumer = new KafkaConsumer<>(all, new StringDeserializer(), new StringDeserializer());
-        consumer.subscribe(List.of(o.topic));
+        if (o.pattern != null) {
+            consumer.subscribe(new SubscriptionPattern(o.pattern));
+        } else {
+            consumer.subscribe(List.of(o.topic));
+        }
         return consumer;
     }
 
