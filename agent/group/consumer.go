@@ -57,6 +57,7 @@ func (m *machine) consumerHeartbeat(req coordinator.Request, r *kmsg.ConsumerGro
 		if old := e.classic(); old != nil {
 			m.apply(e, 0, old.Dissolve())
 		}
+		m.erase(e, consumerRows)
 		m.apply(e, req.ID, eff)
 		m.erase(e, classicRows)
 		e.group = g
@@ -103,6 +104,7 @@ func (m *machine) upgrade(e *entry, req coordinator.Request, now time.Time) bool
 		return true
 	}
 	m.apply(e, 0, old.Dissolve())
+	m.erase(e, consumerRows) // of an upgrade that a failover cut short
 	m.apply(e, 0, rows)
 	m.apply(e, req.ID, joined)
 	// The header goes first: until then a coordinator that takes over has the classic group.
@@ -124,6 +126,7 @@ func (m *machine) afterStep(e *entry, now time.Time) {
 		return
 	}
 	next, eff := classic.FromMembers(e.name, from, m.classicConfig(), now)
+	m.erase(e, classicRows) // of an upgrade that a failover cut short
 	m.apply(e, 0, eff)
 	m.erase(e, consumerRows)
 	e.group = next

@@ -12,7 +12,6 @@ import (
 
 	"github.com/floelog/floe/agent/group"
 	"github.com/floelog/floe/metadata/shard"
-	"github.com/floelog/floe/tiering"
 )
 
 func beatRequest(name, id string, epoch int32, topics ...string) *kmsg.ConsumerGroupHeartbeatRequest {
@@ -279,12 +278,7 @@ func TestMigrationCutShort(t *testing.T) {
 	for key, value := range w.state.Rows(shard.Groups, "h") {
 		rows = append(rows, shard.Row{Key: key, Value: value})
 	}
-	r := shard.Record{Seq: w.state.Seq + 1, Epoch: 1, Leader: tiering.SessionID{1}, Time: w.now.UnixMilli(), Changes: []shard.Change{
-		shard.PutRows{Space: shard.Groups, Name: "g", Rows: rows}, shard.DropGroup{Group: "h"},
-	}}
-	if err := w.state.Apply(r); err != nil {
-		t.Fatal(err)
-	}
+	w.apply(shard.PutRows{Space: shard.Groups, Name: "g", Rows: rows}, shard.DropGroup{Group: "h"})
 	w.failover()
 	types(t, w, "g/classic")
 	if code := w.heartbeat("g", id, generation); code != 0 {
@@ -317,6 +311,45 @@ func TestMigrationPolicy(t *testing.T) {
 	}
 	if code := w.heartbeat("g", id, generation); code != 0 {
 		t.Errorf("the member hears %d", code)
+	}
+}
+
+// TestUserDataIsNotLost: an assignment that has user data, as Kafka Streams' have, would lose
+// it in a consumer group, so the group stays classic.
+func TestUserDataIsNotLost(t *testing.T) {
+	w := newWorld(t, nil)
+	join := w.send("c", joinRequest("g", "", "t1"))
+	w.wait(w.settings.InitialRebalanceDelay)
+	j := answer[*kmsg.JoinGroupResponse](w, join)
+	streams := kmsg.ConsumerMemberAssignment{UserData: []byte("tasks")}
+	ask[*kmsg.SyncGroupResponse](w, syncRequest("g", j.MemberID, j.Generation, map[string]string{j.MemberID: string(streams.AppendTo(nil))}))
+	a := ask[*kmsg.ConsumerGroupHeartbeatResponse](w, beatRequest("g", memberUUID, 0, "t1"))
+	if a.ErrorCode != kerr.GroupIDNotFound.Code {
+		t.Errorf("upgrade: %+v", a)
+	}
+	types(t, w, "g/classic")
+	if code := w.heartbeat("g", j.MemberID, j.Generation); code != 0 {
+		t.Errorf("the member hears %d", code)
+	}
+}
+
+// TestCutShortTwice: of a migration that a failover cut short nothing is left in the next one.
+func TestCutShortTwice(t *testing.T) {
+	w := newWorld(t, nil)
+	w.stable("g", "t1")
+	w.consumers("h", "ghost")
+	var rows []shard.Row
+	for key, value := range w.state.Rows(shard.Groups, "h") {
+		rows = append(rows, shard.Row{Key: key, Value: value})
+	}
+	w.apply(shard.PutRows{Space: shard.Groups, Name: "g", Rows: rows}, shard.DropGroup{Group: "h"})
+	w.failover()
+	w.consumers("g", memberUUID)
+	w.failover()
+	d := kmsg.NewPtrConsumerGroupDescribeRequest()
+	d.Groups = []string{"g"}
+	if g := ask[*kmsg.ConsumerGroupDescribeResponse](w, d).Groups[0]; len(g.Members) != 2 {
+		t.Errorf("members %+v, want the classic one and the one that joined", g.Members)
 	}
 }
 

@@ -102,6 +102,15 @@ func (w *world) failover() {
 	w.step(coordinator.Tick{})
 }
 
+// apply commits changes past the machine.
+func (w *world) apply(changes ...shard.Change) {
+	w.t.Helper()
+	r := shard.Record{Seq: w.state.Seq + 1, Epoch: 1, Leader: tiering.SessionID{1}, Time: w.now.UnixMilli(), Changes: changes}
+	if err := w.state.Apply(r); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 func (w *world) id() string {
 	w.newID++
 	return strconv.Itoa(w.newID)

@@ -36,7 +36,9 @@ func readMetadata(b []byte) (*kmsg.ConsumerMemberMetadata, bool) {
 }
 
 // Upgradable returns the group in the form in which it becomes a consumer group (KIP-848):
-// its members must be consumers whose metadata and assignments can be read.
+// its members must be consumers whose metadata and assignments can be read. User data in an
+// assignment is an assignor's own, such as that of Kafka Streams: what assigns in its place does
+// not know it, and members that miss it fail.
 func (g *Group) Upgradable() (step.ClassicGroup, bool) {
 	if g.protocolType != ConsumerType || len(g.members) == 0 {
 		return step.ClassicGroup{}, false
@@ -50,7 +52,7 @@ func (g *Group) Upgradable() (step.ClassicGroup, bool) {
 		}
 		if len(m.Assignment) > 0 {
 			a := kmsg.NewConsumerMemberAssignment()
-			if a.ReadFrom(m.Assignment) != nil {
+			if a.ReadFrom(m.Assignment) != nil || len(a.UserData) > 0 {
 				return step.ClassicGroup{}, false
 			}
 		}
