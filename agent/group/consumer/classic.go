@@ -33,7 +33,7 @@ func (g *Group) join(from coordinator.Client, req *kmsg.JoinGroupRequest) kmsg.R
 		return resp
 	}
 	if req.Version >= 4 && req.MemberID == "" && req.InstanceID == nil { // KIP-394
-		resp.MemberID, resp.ErrorCode = g.cfg.NewID(), kerr.MemberIDRequired.Code
+		resp.MemberID, resp.ErrorCode = g.give(), kerr.MemberIDRequired.Code
 		return resp
 	}
 	m, r := g.joining(req, len(words.OwnedPartitions) > 0)
@@ -101,9 +101,26 @@ func (g *Group) supports(protocols []kmsg.JoinGroupRequestProtocol) bool {
 	return slices.ContainsFunc(protocols, func(p kmsg.JoinGroupRequestProtocol) bool { return votes[p.Name] == n })
 }
 
+// maxGiven bounds the ids that are remembered until their clients join: an id comes back within
+// a round trip, and if it was forgotten its client is refused once more and gets another.
+// Fewer would do that to clients that come all at once; more would keep the ids of clients that
+// never come back.
+const maxGiven = 1024
+
+// give returns an id for a client that is to join with it (KIP-394).
+func (g *Group) give() string {
+	id := g.cfg.NewID()
+	if len(g.given) == maxGiven {
+		g.given = slices.Delete(g.given, 0, 1)
+	}
+	g.given = append(g.given, id)
+	return id
+}
+
 // joining finds the member that joins, or makes it. One that is unknown and yet owns
 // something was fenced and does not know; others may have that now. Kafka lets it join; here it is
-// told, so that it lets go first, and then joins.
+// told, so that it lets go first, and then joins. But only once: some clients come back under
+// a new id with the same claim (franz-go's, refused in JoinGroup), and would never get in.
 func (g *Group) joining(req *kmsg.JoinGroupRequest, owns bool) (*member, *refusal) {
 	id := req.MemberID
 	if id == "" {
@@ -112,8 +129,13 @@ func (g *Group) joining(req *kmsg.JoinGroupRequest, owns bool) (*member, *refusa
 	if req.InstanceID == nil {
 		if m := g.members[id]; m != nil {
 			return m, nil
-		} else if owns {
+		}
+		i := slices.Index(g.given, id)
+		if owns && req.MemberID != "" && i < 0 {
 			return nil, unknownMember(id)
+		}
+		if i >= 0 {
+			g.given = slices.Delete(g.given, i, i+1)
 		}
 		return g.add(id), nil
 	}

@@ -78,6 +78,7 @@ type Group struct {
 	statics map[string]*member       // by instance id
 	subs    map[string]*subscription // by subscription.key: those that members have
 	owner   map[partition]*member    // who has it assigned, or is to let it go
+	given   []string                 // ids that were given out and not used yet, oldest first
 
 	stale   bool      // subs changed, or what they resolve to: hash may be out of date
 	refresh time.Time // of the regular expressions, when due; zero: not

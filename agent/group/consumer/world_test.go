@@ -247,7 +247,7 @@ func (v words) classicWords() []byte {
 func (v words) join() string {
 	w := v.w
 	req := kmsg.NewPtrJoinGroupRequest()
-	req.Version, req.Group, req.MemberID, req.InstanceID = 9, "g", v.id, v.optional("instance")
+	req.Version, req.Group, req.MemberID, req.InstanceID = int16(v.number("version", 9)), "g", v.id, v.optional("instance")
 	if v.id == "-" {
 		req.MemberID = ""
 	}
