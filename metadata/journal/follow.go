@@ -224,6 +224,10 @@ func (s *Set) follow(ctx context.Context, revision int64) error {
 	}()
 	tick := time.NewTicker(reconcileEvery)
 	defer tick.Stop()
+	var behind []lag
+	patience := time.NewTimer(reconcileEvery)
+	patience.Stop()
+	defer patience.Stop()
 	for {
 		select {
 		case batch, ok := <-watch:
@@ -239,7 +243,15 @@ func (s *Set) follow(ctx context.Context, revision int64) error {
 				}
 			}
 		case <-tick.C:
-			if err := s.reconcile(ctx); err != nil {
+			var err error
+			if behind, err = s.reconcile(ctx); err != nil {
+				return err
+			}
+			if len(behind) > 0 {
+				patience.Reset(lagPatience)
+			}
+		case <-patience.C:
+			if err := s.repair(ctx, behind); err != nil {
 				return err
 			}
 		}
@@ -270,19 +282,43 @@ func (s *Set) event(ctx context.Context, ev metadata.Event) error {
 	return nil
 }
 
+// lag is a view that stood at record at when the journal's head was seen beyond it. Under
+// load that is so at any instant: what is missing is on its way. A view that moves on has
+// missed nothing, since whatever follows a lost record is a gap.
+type lag struct {
+	id       tiering.ShardID
+	at, head uint64
+}
+
 // reconcile looks whether the watch has missed something: it corrects who leads, and
-// reloads the views that are behind their heads although the watch is quiet.
-func (s *Set) reconcile(ctx context.Context) error {
+// returns the views that are behind their heads, for repair.
+func (s *Set) reconcile(ctx context.Context) (behind []lag, err error) {
 	const most = metadata.MaxTxnOps / 2
 	for first := uint32(0); first < s.cfg.Shards; first += most {
-		if err := s.reconcileSome(ctx, tiering.ShardID(first), int(min(s.cfg.Shards-first, most))); err != nil {
+		some, err := s.reconcileSome(ctx, tiering.ShardID(first), int(min(s.cfg.Shards-first, most)))
+		if err != nil {
+			return nil, err
+		}
+		behind = append(behind, some...)
+	}
+	return behind, nil
+}
+
+// repair reloads the views that have not moved since they were found behind.
+func (s *Set) repair(ctx context.Context, behind []lag) error {
+	for _, l := range behind {
+		if s.views[l.id].Seq() != l.at {
+			continue
+		}
+		s.parts.Log.Warn("a view lags behind its journal; reading it again", "shard", l.id, "at", l.at, "head", l.head)
+		if err := s.reload(ctx, l.id); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s *Set) reconcileSome(ctx context.Context, first tiering.ShardID, n int) error {
+func (s *Set) reconcileSome(ctx context.Context, first tiering.ShardID, n int) (behind []lag, err error) {
 	keys := make([]string, 2*n) // the heads, then the leaders
 	before := make([]uint64, n)
 	for i := range n {
@@ -295,7 +331,7 @@ func (s *Set) reconcileSome(ctx context.Context, first tiering.ShardID, n int) e
 	cancel()
 	if err != nil {
 		s.parts.Log.Warn("checking the views against the journals' heads", "err", err)
-		return nil // the next tick tries again; the watch goes on
+		return nil, nil // the next tick tries again; the watch goes on
 	}
 	for i := range n {
 		id := first + tiering.ShardID(i)
@@ -303,27 +339,24 @@ func (s *Set) reconcileSome(ctx context.Context, first tiering.ShardID, n int) e
 		var l Leadership
 		if kvs[i].Exists() {
 			if h, err = decodeHead(kvs[i].Value); err != nil {
-				return err
+				return nil, err
 			}
 		}
 		if kvs[n+i].Exists() {
 			if l, err = decodeLeader(kvs[n+i].Value); err != nil {
-				return err
+				return nil, err
 			}
 		}
 		if err := goneBack(id, before[i], h.Seq); err != nil {
-			return err
+			return nil, err
 		}
 		if !l.Live {
 			l.Epoch = h.Epoch
 		}
 		s.setLeadership(id, l, revision)
-		if at := s.views[id].Seq(); at < h.Seq && at == before[i] {
-			s.parts.Log.Warn("a view lags behind its journal; reading it again", "shard", id, "at", at, "head", h.Seq)
-			if err := s.reload(ctx, id); err != nil {
-				return err
-			}
+		if at := s.views[id].Seq(); at < h.Seq {
+			behind = append(behind, lag{id, at, h.Seq})
 		}
 	}
-	return nil
+	return behind, nil
 }

@@ -234,8 +234,8 @@ func TestAViewIsRepairedWhenTheWatchMissesSomething(t *testing.T) {
 		within  time.Duration
 	}{
 		"a record, and later ones arrive":    {func(ev metadata.Event) bool { return ev.Key == keys.JournalRecord(0, 2) }, 0},
-		"the last records, and all is quiet": {func(ev metadata.Event) bool { return strings.HasPrefix(ev.Key, keys.Journal(0)) }, 31 * time.Second},
-		"all":                                {func(metadata.Event) bool { return true }, 31 * time.Second},
+		"the last records, and all is quiet": {func(ev metadata.Event) bool { return strings.HasPrefix(ev.Key, keys.Journal(0)) }, 36 * time.Second},
+		"all":                                {func(metadata.Event) bool { return true }, 36 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, 1, func(w *world) {
@@ -263,6 +263,48 @@ func TestAViewIsRepairedWhenTheWatchMissesSomething(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestAViewThatIsOnlyLateIsNotReadAgain: under steady load the watch is behind the head at
+// nearly every instant, and no whole journal must be read for that.
+func TestAViewThatIsOnlyLateIsNotReadAgain(t *testing.T) {
+	bubble(t, 1, func(w *world) {
+		const every, late = 200 * time.Millisecond, 170 * time.Millisecond
+		a := w.start(1)
+		b := w.startUnloaded(2, func(b *agent) {
+			b.store.swallow = func(ev metadata.Event) bool {
+				if strings.HasPrefix(ev.Key, keys.Journal(0)) {
+					time.Sleep(late)
+				}
+				return false
+			}
+		})
+		<-b.set.Loaded()
+		scans, heads, behind := 0, 0, 0
+		b.store.hookScan(func(read func() (metadata.Page, error)) (metadata.Page, error) { scans++; return read() })
+		b.store.hookGet(func(read func() ([]metadata.KV, int64, error)) ([]metadata.KV, int64, error) {
+			kvs, revision, err := read()
+			heads++
+			if b.set.View(0).Seq() < a.set.View(0).Seq() {
+				behind++
+			}
+			return kvs, revision, err
+		})
+		l := a.acquire(0)
+		time.Sleep(every / 2) // the looks fall between two records
+		records := 3 * time.Minute / every
+		for n := range int64(records) {
+			w.must(l, n+1)
+			time.Sleep(every)
+		}
+		synctest.Wait()
+		if heads < 5 || behind != heads {
+			t.Errorf("behind at %d of %d looks, want all of more", behind, heads)
+		}
+		if at := b.set.View(0).Seq(); scans != 0 || at != uint64(records) {
+			t.Errorf("the journal was read %d times, the view is at %d of %d", scans, at, records)
+		}
+	})
 }
 
 func TestKeysOfALaterVersionAreIgnored(t *testing.T) {

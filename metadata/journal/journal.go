@@ -90,6 +90,11 @@ const (
 	retryMax = 500 * time.Millisecond
 	// reconcileEvery is how often views are checked against the heads: a watch is a hint.
 	reconcileEvery = 30 * time.Second
+	// lagPatience is for how long a view that is behind its head may stand still before it is
+	// read again. Shorter: a store under load has whole journals read for nothing. Longer:
+	// together with reconcileEvery it bounds how long a lost event goes unnoticed, to less
+	// than a minute.
+	lagPatience = 5 * time.Second
 	// rangePage is how many keys one read of the keyspace returns at most.
 	rangePage = 1000
 )
@@ -237,7 +242,6 @@ func (s *Set) Leaderships() ([]Leadership, <-chan struct{}) {
 	return out, s.changed
 }
 
-// setLeadership takes note of what was true at a revision, unless something newer is known.
 // Changed returns a channel that is closed when a leadership changes.
 func (s *Set) Changed() <-chan struct{} {
 	s.mu.Lock()
@@ -245,6 +249,7 @@ func (s *Set) Changed() <-chan struct{} {
 	return s.changed
 }
 
+// setLeadership takes note of what was true at a revision, unless something newer is known.
 func (s *Set) setLeadership(id tiering.ShardID, l Leadership, revision int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

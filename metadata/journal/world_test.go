@@ -334,6 +334,7 @@ type hooked struct {
 	mu      sync.Mutex // guards the following
 	onTxn   func(txn metadata.Txn, apply func() (metadata.TxnResult, error)) (metadata.TxnResult, error)
 	onScan  func(read func() (metadata.Page, error)) (metadata.Page, error)
+	onGet   func(read func() ([]metadata.KV, int64, error)) ([]metadata.KV, int64, error)
 	swallow func(metadata.Event) bool // events that the watch leaves out
 }
 
@@ -347,6 +348,23 @@ func (h *hooked) hookScan(f func(read func() (metadata.Page, error)) (metadata.P
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.onScan = f
+}
+
+func (h *hooked) hookGet(f func(read func() ([]metadata.KV, int64, error)) ([]metadata.KV, int64, error)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.onGet = f
+}
+
+func (h *hooked) Get(ctx context.Context, keys ...string) ([]metadata.KV, int64, error) {
+	h.mu.Lock()
+	f := h.onGet
+	h.mu.Unlock()
+	read := func() ([]metadata.KV, int64, error) { return h.Store.Get(ctx, keys...) }
+	if f == nil {
+		return read()
+	}
+	return f(read)
 }
 
 func (h *hooked) Txn(ctx context.Context, txn metadata.Txn) (metadata.TxnResult, error) {
