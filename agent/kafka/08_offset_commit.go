@@ -102,7 +102,11 @@ func (c *commit) add(ctx context.Context, t *catalogue.Topic, err error, p int32
 
 // finish commits what was added, and puts the code for it to each offset.
 func (c *commit) finish(ctx context.Context, from From, group string, m GroupMember, tx shard.Transaction) {
-	if len(c.offsets) == 0 {
+	switch {
+	case len(c.offsets) == 0:
+		return
+	case tooLong(group):
+		c.refuse(kerr.InvalidGroupID.Code)
 		return
 	}
 	code, err := c.h.Groups.Commit(ctx, from, group, m, tx, c.offsets)

@@ -3,6 +3,7 @@ package kafka
 import (
 	"context"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
@@ -20,10 +21,25 @@ func (h *Handler) joinGroup(ctx context.Context, from From, req *kmsg.JoinGroupR
 	if req.Version == 0 {
 		req.RebalanceTimeoutMillis = req.SessionTimeoutMillis
 	}
-	resp, err := askGroup[*kmsg.JoinGroupResponse](ctx, h, from, req.Group, req)
+	resp, err := (*kmsg.JoinGroupResponse)(nil), checkJoin(req)
+	if err == nil {
+		resp, err = askGroup[*kmsg.JoinGroupResponse](ctx, h, from, req.Group, req)
+	}
 	if err != nil {
 		resp = req.ResponseKind().(*kmsg.JoinGroupResponse)
 		resp.Generation, resp.MemberID, resp.ErrorCode = -1, req.MemberID, coordinatorCode(err)
 	}
 	return resp
+}
+
+// checkJoin checks what the coordinator keeps of the request as names.
+func checkJoin(req *kmsg.JoinGroupRequest) error {
+	long := tooLong(req.MemberID, req.ProtocolType) || req.InstanceID != nil && tooLong(*req.InstanceID)
+	for i := range req.Protocols {
+		long = long || tooLong(req.Protocols[i].Name)
+	}
+	if long {
+		return refuse(kerr.InvalidRequest, "the ids and protocols of a member must not be longer than %d bytes", maxName)
+	}
+	return nil
 }

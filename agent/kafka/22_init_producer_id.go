@@ -24,7 +24,7 @@ func (h *Handler) initProducerID(ctx context.Context, f From, req *kmsg.InitProd
 	resp.ProducerID, resp.ProducerEpoch = -1, -1
 	oneOfTwo := req.Version >= 3 && (req.ProducerID < 0) != (req.ProducerEpoch < 0)
 	switch {
-	case oneOfTwo, req.TransactionalID != nil && *req.TransactionalID == "":
+	case oneOfTwo, req.TransactionalID != nil && (*req.TransactionalID == "" || tooLong(*req.TransactionalID)):
 		resp.ErrorCode = kerr.InvalidRequest.Code
 		return resp
 	case req.TransactionalID != nil:

@@ -3,6 +3,7 @@ package kafka
 import (
 	"context"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
@@ -16,6 +17,10 @@ import (
 
 func (h *Handler) addOffsetsToTxn(ctx context.Context, req *kmsg.AddOffsetsToTxnRequest) kmsg.Response {
 	resp := req.ResponseKind().(*kmsg.AddOffsetsToTxnResponse)
+	if tooLong(req.Group) {
+		resp.ErrorCode = kerr.InvalidGroupID.Code
+		return resp
+	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	got, err := h.Transactions.Enlist(ctx, Enlistment{ID: req.TransactionalID, ProducerID: req.ProducerID, Epoch: req.ProducerEpoch,

@@ -66,7 +66,7 @@ func (h *Handler) commitInTxn(ctx context.Context, from From, req *kmsg.TxnOffse
 	switch {
 	case len(c.offsets) == 0:
 		return
-	case req.Group == "":
+	case req.Group == "" || tooLong(req.Group):
 		c.refuse(kerr.InvalidGroupID.Code)
 		return
 	}

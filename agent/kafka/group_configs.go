@@ -122,6 +122,9 @@ func checkGroupResource(name string) error {
 	if name == "" {
 		return refuse(kerr.InvalidRequest, "Default group resources are not allowed: name a group")
 	}
+	if tooLong(name) {
+		return errLongGroup
+	}
 	return nil
 }
 

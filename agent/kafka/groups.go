@@ -3,6 +3,8 @@ package kafka
 import (
 	"context"
 	"fmt"
+	"math"
+	"slices"
 	"sync/atomic"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -27,9 +29,24 @@ func askGroup[R kmsg.Response](ctx context.Context, h *Handler, from From, group
 	return askAnyGroup[R](ctx, h, from, group, req)
 }
 
+// maxName bounds the names that clients make up and coordinators keep, in bytes. It is the
+// length of Kafka's strings, whatever a compact string's own length may say. More would not
+// fit into a journal record, and the coordinator would have to start over for it.
+const maxName = math.MaxInt16
+
+var errLongGroup = refuse(kerr.InvalidGroupID, "a group's id must not be longer than %d bytes", maxName)
+
+// tooLong reports whether one of the names is longer than maxName.
+func tooLong(names ...string) bool {
+	return slices.ContainsFunc(names, func(name string) bool { return len(name) > maxName })
+}
+
 // askAnyGroup is askGroup for groups of any name.
 func askAnyGroup[R kmsg.Response](ctx context.Context, h *Handler, from From, group string, req kmsg.Request) (R, error) {
 	var none R
+	if tooLong(group) {
+		return none, errLongGroup
+	}
 	got, err := h.Groups.Ask(ctx, from, group, req)
 	if err != nil {
 		return none, err

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -131,6 +132,37 @@ func TestJoinGroup(t *testing.T) {
 			t.Errorf("v%d: refused with %+v", v, resp)
 		}
 	})
+}
+
+// Names that no journal record takes do not reach the coordinator.
+func TestLongNames(t *testing.T) {
+	long := strings.Repeat("x", 1<<15)
+	w := newWorld(t)
+	for key, newRequest := range forwarded {
+		req := newRequest(long)
+		req.SetVersion(req.MaxVersion()) // flexible: short strings have no length for it
+		if code := topCode(w, req); code != kerr.InvalidGroupID.Code {
+			t.Errorf("API %d with a long group is answered %d", key, code)
+		}
+	}
+	for i, change := range []func(*kmsg.JoinGroupRequest){
+		func(r *kmsg.JoinGroupRequest) { r.MemberID = long },
+		func(r *kmsg.JoinGroupRequest) { r.InstanceID = &long },
+		func(r *kmsg.JoinGroupRequest) { r.ProtocolType = long },
+		func(r *kmsg.JoinGroupRequest) {
+			r.Protocols = []kmsg.JoinGroupRequestProtocol{{Name: "range"}, {Name: long}}
+		},
+	} {
+		join := forwarded[11]("g").(*kmsg.JoinGroupRequest)
+		join.Version = 9
+		change(join)
+		if code := topCode(w, join); code != kerr.InvalidRequest.Code {
+			t.Errorf("JoinGroup %d with a long name is answered %d", i, code)
+		}
+	}
+	if len(w.groups.asked) > 0 {
+		t.Errorf("the coordinator was asked %d times", len(w.groups.asked))
+	}
 }
 
 // Before version 3, a member that cannot leave is the answer's own code.
