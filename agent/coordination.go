@@ -41,6 +41,25 @@ func askHere[Out any](ctx context.Context, s *coordinator.Shell, id tiering.Shar
 	return v.(Out), nil
 }
 
+// askAll asks every coordinator on this agent. It reports false while a shard is led by nobody,
+// or has just moved: clients ask all agents and put the answers together, and what none of
+// them lists they take for what there is not (an open transaction for a hanging one).
+func (q *questions) askAll(ctx context.Context, s *coordinator.Shell, from kafka.From, req kmsg.Request) (all []any, ok bool, err error) {
+	for i := range q.set.NumShards() {
+		if !q.set.Leadership(tiering.ShardID(i)).Live {
+			return nil, false, nil
+		}
+	}
+	all, err = s.AskAll(ctx, coordinator.Client{ID: from.ClientID, Host: from.Host}, req)
+	switch {
+	case err == nil:
+		return all, true, nil
+	case ctx.Err() != nil:
+		return nil, false, ctx.Err()
+	}
+	return nil, false, nil
+}
+
 // Ask implements kafka.Groups.
 func (g groups) Ask(ctx context.Context, from kafka.From, name string, req kmsg.Request) (kmsg.Response, error) {
 	return askHere[kmsg.Response](ctx, g.q.groups, g.q.shardOf(name), from, req)
@@ -49,14 +68,18 @@ func (g groups) Ask(ctx context.Context, from kafka.From, name string, req kmsg.
 // List implements kafka.Groups.
 func (g groups) List(ctx context.Context, from kafka.From, req *kmsg.ListGroupsRequest) (*kmsg.ListGroupsResponse, error) {
 	resp := req.ResponseKind().(*kmsg.ListGroupsResponse)
-	for _, v := range g.q.groups.AskAll(ctx, coordinator.Client{ID: from.ClientID, Host: from.Host}, req) {
+	all, ok, err := g.q.askAll(ctx, g.q.groups, from, req)
+	if !ok {
+		resp.ErrorCode = kerr.CoordinatorLoadInProgress.Code
+	}
+	for _, v := range all {
 		part := v.(*kmsg.ListGroupsResponse)
 		if part.ErrorCode != 0 {
 			return part, nil
 		}
 		resp.Groups = append(resp.Groups, part.Groups...)
 	}
-	return resp, ctx.Err()
+	return resp, err
 }
 
 func groupMember(m kafka.GroupMember) group.Member {
@@ -109,7 +132,11 @@ func (t transactions) Ask(ctx context.Context, from kafka.From, id string, req k
 // List implements kafka.Transactions.
 func (t transactions) List(ctx context.Context, from kafka.From, req *kmsg.ListTransactionsRequest) (*kmsg.ListTransactionsResponse, error) {
 	resp := req.ResponseKind().(*kmsg.ListTransactionsResponse)
-	for _, v := range t.q.txns.AskAll(ctx, coordinator.Client{ID: from.ClientID, Host: from.Host}, req) {
+	all, ok, err := t.q.askAll(ctx, t.q.txns, from, req)
+	if !ok {
+		resp.ErrorCode = kerr.CoordinatorLoadInProgress.Code
+	}
+	for _, v := range all {
 		part := v.(*kmsg.ListTransactionsResponse)
 		if part.ErrorCode != 0 {
 			return part, nil
@@ -121,7 +148,7 @@ func (t transactions) List(ctx context.Context, from kafka.From, req *kmsg.ListT
 			}
 		}
 	}
-	return resp, ctx.Err()
+	return resp, err
 }
 
 // Enlist implements kafka.Transactions.

@@ -62,14 +62,20 @@ type node struct {
 	err    error // of Run, once ended is closed
 }
 
-// hookedMeta lets a test get between the agent and its appends.
+// hookedMeta lets a test get between the agent and its appends, or its takeovers.
 type hookedMeta struct {
 	metadata.Store
-	appends atomic.Pointer[func(ctx context.Context) error]
+	appends   atomic.Pointer[func(ctx context.Context) error]
+	takeovers atomic.Pointer[func(ctx context.Context) error]
 }
 
 func (h *hookedMeta) Txn(ctx context.Context, txn metadata.Txn) (metadata.TxnResult, error) {
 	if f := h.appends.Load(); f != nil && len(txn.Then) == 2 && strings.Contains(txn.Then[1].Key, "/journal/") && !txn.Then[1].Delete {
+		if err := (*f)(ctx); err != nil {
+			return metadata.TxnResult{}, err
+		}
+	}
+	if f := h.takeovers.Load(); f != nil && len(txn.Then) > 0 && strings.HasSuffix(txn.Then[0].Key, "/leader") && !txn.Then[0].Delete {
 		if err := (*f)(ctx); err != nil {
 			return metadata.TxnResult{}, err
 		}

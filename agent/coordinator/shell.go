@@ -136,14 +136,20 @@ func (s *Shell) Ask(ctx context.Context, id tiering.ShardID, from Client, body a
 	return out, nil
 }
 
-// AskAll passes a request on to every machine of this agent. Shards that are lost meanwhile
-// are left out.
-func (s *Shell) AskAll(ctx context.Context, from Client, body any) []any {
+// AskAll passes a request on to every machine of this agent, and returns all of their replies
+// or, with the errors of Ask, none: who takes some for all would take the rest for nothing.
+func (s *Shell) AskAll(ctx context.Context, from Client, body any) ([]any, error) {
 	var out []any
 	for i := range s.parts.Journals.NumShards() {
-		if v, err := s.Ask(ctx, tiering.ShardID(i), from, body); err == nil {
-			out = append(out, v)
+		id := tiering.ShardID(i)
+		if s.parts.Journals.Leader(id) == nil {
+			continue
 		}
+		v, err := s.Ask(ctx, id, from, body)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, v)
 	}
-	return out
+	return out, nil
 }

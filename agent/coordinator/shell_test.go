@@ -317,6 +317,29 @@ func TestAskedElsewhere(t *testing.T) {
 	})
 }
 
+// A part of the answers is none: what is missing would be taken for what there is not.
+func TestAskedAll(t *testing.T) {
+	bubble(t, func(w *world) {
+		w.lead(0)
+		all := func(ctx context.Context) ([]any, error) { return w.shell.AskAll(ctx, coordinator.Client{}, read{}) }
+		w.want(0, write{}, 1)
+		if got, err := all(w.ctx); err != nil || len(got) != 1 || got[0] != 1 {
+			t.Errorf("%v, %v, want the one machine's answer", got, err)
+		}
+		w.lead(1)
+		if got, err := all(w.ctx); err != nil || len(got) != 2 {
+			t.Errorf("%v, %v, want two answers", got, err)
+		}
+		w.client.Partition() // nothing can be proved
+		ctx, cancel := context.WithTimeout(w.ctx, time.Second)
+		defer cancel()
+		if got, err := all(ctx); err == nil {
+			t.Errorf("%v, want an error", got)
+		}
+		w.client.Heal()
+	})
+}
+
 // Everybody who waits hears of the end of a leadership; the next one's machine knows what
 // was committed and nothing else.
 func TestLeadershipEnds(t *testing.T) {
