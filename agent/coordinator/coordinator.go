@@ -135,6 +135,13 @@ type Machine interface {
 	Wake() time.Time
 }
 
+// Damaged is what a Machine also implements that can do without names whose rows it cannot
+// read: it serves the others.
+type Damaged interface {
+	// Damaged says what could not be read when the machine was loaded.
+	Damaged() []error
+}
+
 // Load builds a machine from the state of a shard whose leadership, of the given epoch, has
 // just begun. It must not keep the state, and must copy what it keeps of it.
 type Load func(id tiering.ShardID, epoch tiering.LeaderEpoch, s *shard.State, topics Topics, now time.Time) (Machine, error)

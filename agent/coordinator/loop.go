@@ -168,6 +168,11 @@ func (l *loop) reload(topics Topics) bool {
 		l.shell.parts.Log.Error("the shard's state cannot be understood; what it coordinates is not served", "shard", l.id, "err", err)
 		return false
 	}
+	if d, ok := l.machine.(Damaged); ok {
+		for _, err := range d.Damaged() {
+			l.shell.parts.Log.Error("a row cannot be understood; its name is not served", "shard", l.id, "err", err)
+		}
+	}
 	return true
 }
 

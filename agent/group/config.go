@@ -40,6 +40,9 @@ func (m *machine) configs(group string) map[string]string {
 
 // alterConfigs returns an error for the client, or nil.
 func (m *machine) alterConfigs(a AlterConfigs, now time.Time) any {
+	if d := m.groups[a.Group].damaged(); d != nil {
+		return fmt.Errorf("%w: the group cannot be read: %w", ErrInvalidConfig, d.err)
+	}
 	next := m.configs(a.Group)
 	for _, name := range slices.Sorted(maps.Keys(a.Alter)) {
 		if a.Alter[name] == nil {

@@ -38,7 +38,7 @@ func (m *machine) consumerConfig() consumer.Config {
 // makes the group: of nothing, or of a classic group, whether it has members or not.
 func (m *machine) consumerHeartbeat(req coordinator.Request, r *kmsg.ConsumerGroupHeartbeatRequest, now time.Time) {
 	e := m.groups[r.Group]
-	if e != nil && e.consumer() != nil {
+	if e.damaged() != nil || e != nil && e.consumer() != nil {
 		m.step(e, req, now)
 		return
 	}

@@ -21,8 +21,8 @@ func (m *machine) describe(req *kmsg.DescribeGroupsRequest) kmsg.Response {
 	r := req.ResponseKind().(*kmsg.DescribeGroupsResponse)
 	for _, name := range req.Groups {
 		e := m.groups[name]
-		if g := e; g.exists() && g.classic() != nil {
-			return g.group.Describe(req)
+		if e.exists() && (e.classic() != nil || e.damaged() != nil) {
+			return e.group.Describe(req)
 		}
 		d := kmsg.NewDescribeGroupsResponseGroup()
 		d.Group, d.State = name, stateDead
@@ -48,7 +48,7 @@ func (m *machine) describeConsumer(req *kmsg.ConsumerGroupDescribeRequest) kmsg.
 	r := req.ResponseKind().(*kmsg.ConsumerGroupDescribeResponse)
 	for _, name := range req.Groups {
 		e := m.groups[name]
-		if e.exists() && e.consumer() != nil {
+		if e.exists() && (e.consumer() != nil || e.damaged() != nil) {
 			return e.group.Describe(req)
 		}
 		d := kmsg.NewConsumerGroupDescribeResponseGroup()
@@ -92,7 +92,7 @@ func (m *machine) deleteGroup(req *kmsg.DeleteGroupsRequest, now time.Time) kmsg
 		switch e := m.groups[name]; {
 		case !e.exists():
 			d.ErrorCode = kerr.GroupIDNotFound.Code
-		case !e.vacant():
+		case !e.vacant() && e.damaged() == nil:
 			d.ErrorCode = kerr.NonEmptyGroup.Code
 		default:
 			m.drop(e)

@@ -15,6 +15,9 @@ const producerMemory = 7 * 24 * time.Hour
 // expire forgets offsets that nobody needs any more (KIP-211), and the group with its last
 // one, if nobody is in it.
 func (m *machine) expire(e *entry, now time.Time) {
+	if e.damaged() != nil {
+		return // nobody knows what it needs
+	}
 	for id, p := range e.producers {
 		if p.open == 0 && now.UnixMilli()-p.updated >= producerMemory.Milliseconds() {
 			delete(e.producers, id)

@@ -13,13 +13,15 @@ import (
 )
 
 // NewLoad returns how the machine of a shard's groups is built. newID makes strings that
-// nobody else has, of which member ids are made; but for them machines are deterministic.
+// nobody else has, of which member ids are made; but for them machines are deterministic. It
+// returns no error: groups that cannot be read are Damaged.
 func NewLoad(s Settings, newID func() string) coordinator.Load {
 	return func(id tiering.ShardID, _ tiering.LeaderEpoch, st *shard.State, topics coordinator.Topics, now time.Time) (coordinator.Machine, error) {
 		m := &machine{settings: s, newID: newID, topics: topics, groups: map[string]*entry{}, waiting: map[coordinator.RequestID]*entry{}}
 		for _, name := range st.Names(shard.Groups) {
 			if err := m.loadRows(name, st, now); err != nil {
-				return nil, fmt.Errorf("groups of shard %d: %w", id, err)
+				m.groups[name].group = &damaged{err}
+				m.damaged = append(m.damaged, fmt.Errorf("groups of shard %d: %w", id, err))
 			}
 		}
 		for _, name := range st.GroupNames() {

@@ -25,6 +25,7 @@ type machine struct {
 	groups   map[string]*entry
 	due      queue
 	waiting  map[coordinator.RequestID]*entry // of requests that are answered later
+	damaged  []error                          // groups that could not be loaded
 	out      coordinator.Effects              // of the step under way
 }
 
