@@ -28,6 +28,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/floelog/floe/agent/coordinator"
 	"github.com/floelog/floe/agent/fetch"
 	"github.com/floelog/floe/agent/group"
 	"github.com/floelog/floe/agent/kafka"
@@ -90,6 +91,9 @@ type Parts struct {
 	Listener    net.Listener // for Kafka clients; nil: none, as in a simulation, see Ports
 	RPCListener net.Listener // for other agents; nil: they reach SequenceHere by Peers
 	Peers       Peers        // nil: gRPC to the other agents' RPC addresses
+	// Machines may put something between a simulation's agent and the machines of its
+	// coordinators, "groups" and "transactions"; nil: nothing.
+	Machines func(name string, load coordinator.Load) coordinator.Load
 }
 
 // Peers asks other agents; see peer.Client.

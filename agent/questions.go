@@ -42,10 +42,14 @@ func (a *Agent) coordinate() error {
 		v := a.catalogue.View()
 		return v, v.Changed()
 	}}
+	machines := a.parts.Machines
+	if machines == nil {
+		machines = func(_ string, load coordinator.Load) coordinator.Load { return load }
+	}
 	a.questions = &questions{
 		self: &a.node, set: a.set, agents: a.agents, peers: a.parts.Peers,
-		groups: coordinator.New(group.NewLoad(a.cfg.Groups, uuid.NewString), parts),
-		txns:   coordinator.New(txn.NewLoad(a.cfg.Transactions), parts),
+		groups: coordinator.New(machines("groups", group.NewLoad(a.cfg.Groups, uuid.NewString)), parts),
+		txns:   coordinator.New(machines("transactions", txn.NewLoad(a.cfg.Transactions)), parts),
 		marks:  &marker{set: a.set, topics: a.catalogue},
 	}
 	a.ports.Groups, a.ports.Transactions = groups{a.questions}, transactions{a.questions}

@@ -34,6 +34,8 @@ type auditor struct {
 	shards   map[tiering.ShardID]*auditedShard
 	sessions map[tiering.SessionID]bool // that live
 	logs     map[tiering.TopicPartition]*auditedLog
+	txns     auditedTxns
+	groups   map[string]*auditedGroup
 }
 
 type auditedShard struct {
@@ -50,6 +52,16 @@ type auditedShard struct {
 type auditedLog struct {
 	batches []committed // by offset
 	marks   []mark      // where the log began and ended, by revision
+
+	open  map[int64]tiering.Offset // first offsets of open transactions, by producer id
+	ends  map[txnKey]txnEnd
+	ended map[int64]int64 // number of the last transaction that has ended, by producer id
+}
+
+// txnEnd is how a transaction ended in a partition.
+type txnEnd struct {
+	revision int64
+	commit   bool
 }
 
 type committed struct {
@@ -58,11 +70,17 @@ type committed struct {
 	digest   uint64
 	epoch    tiering.LeaderEpoch
 	revision int64
+
+	producer      int64
+	transactional bool
+	control       bool // a marker, and then
+	commit        bool // what it says
+	key           txnKey
 }
 
 type mark struct {
-	revision    int64
-	start, next tiering.Offset
+	revision            int64
+	start, next, stable tiering.Offset
 }
 
 // The values of the keys, as operators read them.
@@ -90,6 +108,7 @@ func newAuditor(w *world) *auditor {
 		w: w, store: w.server.Client("auditor"), done: make(chan struct{}), changed: make(chan struct{}),
 		shards: map[tiering.ShardID]*auditedShard{}, sessions: map[tiering.SessionID]bool{},
 		logs: map[tiering.TopicPartition]*auditedLog{},
+		txns: newAuditedTxns(), groups: map[string]*auditedGroup{},
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	a.cancel = cancel
@@ -306,12 +325,19 @@ func (a *auditor) journal(k metadata.ShardKey, ev *metadata.Event, all []metadat
 
 func (a *auditor) replay(id tiering.ShardID, s *auditedShard, r shard.Record, revision int64) {
 	before := map[tiering.TopicPartition]tiering.Offset{}
+	words := txnWords{}
 	for _, c := range r.Changes {
 		switch c := c.(type) {
+		case shard.Mark:
+			before[c.Partition] = s.state.Partition(c.Partition).Next
+			words.of(c.Partition).marks[c.Base] = c
 		case shard.Submitted:
 			a.alive(id, r.Seq, c.Session, revision)
 		case shard.Append:
 			before[c.Partition] = s.state.Partition(c.Partition).Next
+			for _, p := range c.Producers {
+				words.of(c.Partition).numbers[p.Base] = p.Transaction
+			}
 			for _, e := range c.Extents {
 				if !e.IsInline() {
 					a.alive(id, r.Seq, e.Segment.Session, revision)
@@ -332,8 +358,9 @@ func (a *auditor) replay(id tiering.ShardID, s *auditedShard, r shard.Record, re
 		}
 	}
 	for tp, from := range before {
-		a.appended(s, tp, from, revision)
+		a.appended(s, tp, from, revision, words.of(tp))
 	}
+	a.coordinated(s, r, revision)
 	for _, c := range r.Changes {
 		switch c := c.(type) {
 		case shard.Trim:
@@ -390,13 +417,14 @@ func (a *auditor) replacement(s *auditedShard, c shard.Replace, revision int64) 
 }
 
 // appended notes what a record added to a partition, from an offset on.
-func (a *auditor) appended(s *auditedShard, tp tiering.TopicPartition, from tiering.Offset, revision int64) {
+func (a *auditor) appended(s *auditedShard, tp tiering.TopicPartition, from tiering.Offset, revision int64, words *partWords) {
 	part := a.w.find(tp)
 	p := s.state.Partition(tp)
 	log := a.log(tp)
 	for _, e := range p.Extents[p.Find(from):] {
 		for _, b := range a.read(part, e) {
 			b.revision = revision
+			a.transactional(part, log, &b, words.marks, words.numbers)
 			log.batches = append(log.batches, b)
 			a.w.history.add("auditor", "committed", part, "%d+%d r%d epoch %d %s", b.base, b.count, revision, b.epoch, a.w.nameOf(b.digest))
 		}
@@ -407,7 +435,7 @@ func (a *auditor) appended(s *auditedShard, tp tiering.TopicPartition, from tier
 func (a *auditor) log(tp tiering.TopicPartition) *auditedLog {
 	log := a.logs[tp]
 	if log == nil {
-		log = &auditedLog{marks: []mark{{}}}
+		log = &auditedLog{marks: []mark{{}}, open: map[int64]tiering.Offset{}, ends: map[txnKey]txnEnd{}, ended: map[int64]int64{}}
 		a.logs[tp] = log
 	}
 	return log
@@ -419,7 +447,11 @@ func (a *auditor) mark(s *auditedShard, tp tiering.TopicPartition, revision int6
 	if p.Next < last.next || p.LogStart < last.start {
 		a.w.fail("monotonic", a.w.find(tp), "log went from %d..%d to %d..%d at revision %d", last.start, last.next, p.LogStart, p.Next, revision)
 	}
-	log.marks = append(log.marks, mark{revision, p.LogStart, p.Next})
+	stable := max(p.LogStart, log.stable(p.Next))
+	if stable < last.stable || stable != p.LastStable() {
+		a.w.fail("last stable offset", a.w.find(tp), "it went from %d to %d at revision %d; the state says %d", last.stable, stable, revision, p.LastStable())
+	}
+	log.marks = append(log.marks, mark{revision, p.LogStart, p.Next, stable})
 }
 
 // read takes an extent apart. Its bytes must be where it says, and nothing else.
@@ -443,7 +475,13 @@ func (a *auditor) read(part *partition, e tiering.Extent) (out []committed) {
 			return nil
 		}
 		count := int64(v.LastOffsetDelta()) + 1
-		out = append(out, committed{base: next, count: count, digest: digest(v), epoch: e.Epoch})
+		b := committed{base: next, count: count, digest: digest(v), epoch: e.Epoch, producer: v.ProducerID(), transactional: v.IsTransactional(), control: v.IsControl()}
+		if b.control {
+			if b.commit, _, err = batch.ReadMarker(v); err != nil {
+				a.w.fail("objects", part, "marker at offset %d: %v", next, err)
+			}
+		}
+		out = append(out, b)
 		next += tiering.Offset(count)
 		data = rest
 	}
@@ -463,6 +501,23 @@ func (l *auditedLog) find(o tiering.Offset) (int, bool) {
 func (l *auditedLog) at(revision int64) mark {
 	i := sort.Search(len(l.marks), func(i int) bool { return l.marks[i].revision > revision })
 	return l.marks[i-1]
+}
+
+// txnWords is what one record says about transactions in partitions.
+type txnWords map[tiering.TopicPartition]*partWords
+
+type partWords struct {
+	marks   map[tiering.Offset]shard.Mark
+	numbers map[tiering.Offset]int64 // of the batches' transactions
+}
+
+func (w txnWords) of(tp tiering.TopicPartition) *partWords {
+	p := w[tp]
+	if p == nil {
+		p = &partWords{map[tiering.Offset]shard.Mark{}, map[tiering.Offset]int64{}}
+		w[tp] = p
+	}
+	return p
 }
 
 func (w *world) nameOf(digest uint64) string {

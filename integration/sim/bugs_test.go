@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/floelog/floe/agent"
+	"github.com/floelog/floe/agent/coordinator"
 	"github.com/floelog/floe/agent/kafka"
 	"github.com/floelog/floe/metadata"
 	"github.com/floelog/floe/metadata/shard"
@@ -28,6 +29,9 @@ type plant struct {
 	wrapPeers    func(*world, *process, agent.Peers) agent.Peers
 	wrapProducer func(*world, *process, kafka.Producer) kafka.Producer
 	wrapReader   func(*world, *process, kafka.Reader) kafka.Reader
+	wrapGroups   func(*world, *process, kafka.Groups) kafka.Groups
+	wrapTxns     func(*world, *process, kafka.Transactions) kafka.Transactions
+	wrapMachines func(*world, *process, string, coordinator.Load) coordinator.Load
 	tune         func(*world) // makes what the bug needs more likely
 }
 
@@ -54,6 +58,17 @@ func (p *plant) peers(w *world, of *process, s agent.Peers) agent.Peers {
 
 // clients returns the ways in for clients of a process that serves.
 func (p *process) clients() (kafka.Producer, kafka.Reader) {
+	p.wrap()
+	return p.producer, p.reader
+}
+
+// coordinators returns what clients ask the coordinators on a process that serves.
+func (p *process) coordinators() (kafka.Groups, kafka.Transactions) {
+	p.wrap()
+	return p.groups, p.txns
+}
+
+func (p *process) wrap() {
 	p.once.Do(func() {
 		w := p.node.w
 		p.producer, p.reader = p.ports().Producer, p.ports().Reader
@@ -63,8 +78,14 @@ func (p *process) clients() (kafka.Producer, kafka.Reader) {
 		if w.plant.wrapReader != nil {
 			p.reader = w.plant.wrapReader(w, p, p.reader)
 		}
+		p.groups, p.txns = p.ports().Groups, p.ports().Transactions
+		if w.plant.wrapGroups != nil {
+			p.groups = w.plant.wrapGroups(w, p, p.groups)
+		}
+		if w.plant.wrapTxns != nil {
+			p.txns = w.plant.wrapTxns(w, p, p.txns)
+		}
 	})
-	return p.producer, p.reader
 }
 
 // bugs are planted one by one; the checker must find each, as one of the named invariants.

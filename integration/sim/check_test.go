@@ -24,6 +24,8 @@ func (w *world) check() {
 	w.checkMonotonic()
 	w.checkLists()
 	w.checkTrims()
+	w.checkTransactions()
+	w.checkGroups()
 }
 
 // checkLogs: invariants 2 and 5 over the logs as they were committed.
@@ -40,6 +42,9 @@ func (w *world) checkLogs() {
 				w.fail("one value", part, "offset %d follows offset %d", b.base, next)
 			}
 			next = b.base + tiering.Offset(b.count)
+			if b.control {
+				continue // the auditor has compared it with its record
+			}
 			s := w.sent[b.digest]
 			switch {
 			case s == nil:
@@ -201,6 +206,9 @@ func (w *world) checkMonotonic() {
 		if p.code != 0 {
 			continue
 		}
+		if l := last[k]; l != nil && p.stable < l.stable {
+			w.fail("last stable offset", p.part, "%s was told %d by %s after %d by %s", p.client, p.stable, p.agent, l.stable, l.agent)
+		}
 		if l := last[k]; l != nil && (p.high < l.high || p.logStart < l.logStart) {
 			w.fail("monotonic", p.part, "%s saw the log %d to %d at %s after %d to %d at %s", p.client, p.logStart, p.high, p.agent, l.logStart, l.high, l.agent)
 		}
@@ -220,6 +228,9 @@ func (w *world) checkLists() {
 		lo, hi, what := from.start, to.start, "first"
 		if l.latest {
 			lo, hi, what = from.next, to.next, "last"
+		}
+		if l.committed {
+			lo, hi, what = from.stable, to.stable, "last stable"
 		}
 		if l.offset < lo || l.offset > hi {
 			w.fail("linearizable", l.part, "%s was told by %s that the %s offset is %d; it was %d to %d", l.client, l.agent, what, l.offset, lo, hi)
@@ -364,18 +375,33 @@ func (w *world) checkMemory() {
 // readAll reads all partitions from their beginning to their end from every agent.
 func (w *world) readAll(ctx context.Context) {
 	for _, n := range w.nodes {
-		c := w.newConsumer(100 + int(n.id))
-		deadline := time.Now().Add(30 * time.Second)
-		for !c.caughtUp(n) {
-			if time.Now().After(deadline) || ctx.Err() != nil {
-				w.fail("progress", nil, "node %d did not let a reader reach the end: %s", n.id, c.positions())
+		for _, committed := range []bool{false, true} {
+			if !w.readAllFrom(ctx, n, committed) {
 				return
-			}
-			if read, _ := c.poll(ctx, n, w.known(), 0, 1<<20); !read {
-				sleep(ctx, 50*time.Millisecond)
 			}
 		}
 	}
+}
+
+// readAllFrom reads all partitions from an agent, of one isolation level.
+func (w *world) readAllFrom(ctx context.Context, n *node, committed bool) bool {
+	c := w.newConsumer(100 + int(n.id))
+	if committed {
+		c = w.newConsumer(150 + int(n.id))
+		c.committed = true
+		w.finals = append(w.finals, c)
+	}
+	deadline := time.Now().Add(30 * time.Second)
+	for !c.caughtUp(n) {
+		if time.Now().After(deadline) || ctx.Err() != nil {
+			w.fail("progress", nil, "node %d did not let a reader reach the end: %s", n.id, c.positions())
+			return false
+		}
+		if read, _ := c.poll(ctx, n, w.known(), 0, 1<<20); !read {
+			sleep(ctx, 50*time.Millisecond)
+		}
+	}
+	return true
 }
 
 // caughtUp reports whether the consumer is at the end of all logs, as the auditor knows them.

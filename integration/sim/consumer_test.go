@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -27,6 +28,10 @@ type poll struct {
 	logStart      tiering.Offset
 	epoch         tiering.LeaderEpoch // of the partition, as the agent's metadata has it
 	batches       []polled
+
+	committed    bool // what is committed was asked for
+	aborted      []kafka.AbortedTransaction
+	began, ended int64 // by world.tick
 }
 
 // polled is one batch as it was read.
@@ -35,6 +40,10 @@ type polled struct {
 	count  int64
 	epoch  tiering.LeaderEpoch
 	digest uint64
+
+	producer                       int64
+	transactional, control, marker bool // marker: what a control batch says, true for a commit
+	kept                           bool // the client's application is given it
 }
 
 // listed is the answer to a question for a partition's first or last offset.
@@ -43,6 +52,7 @@ type listed struct {
 	part          *partition
 	from, to      int64
 	latest        bool
+	committed     bool
 	offset        tiering.Offset
 }
 
@@ -60,10 +70,13 @@ type consumer struct {
 	name string
 	rnd  *rand.Rand
 	at   map[*partition]tiering.Offset
+
+	committed bool     // isolation.level
+	polled    []uint64 // digests of what its application was given
 }
 
 func (w *world) newConsumer(i int) *consumer {
-	c := &consumer{w: w, name: fmt.Sprintf("cons%d", i), at: map[*partition]tiering.Offset{}}
+	c := &consumer{w: w, name: fmt.Sprintf("cons%d", i), at: map[*partition]tiering.Offset{}, committed: i == 1}
 	c.rnd = w.rand(c.name)
 	return c
 }
@@ -93,7 +106,7 @@ func (c *consumer) poll(ctx context.Context, n *node, parts []*partition, wait t
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	req := kafka.FetchRequest{MinBytes: 1, MaxBytes: 4 * maxBytes, MaxWait: wait}
+	req := kafka.FetchRequest{MinBytes: 1, MaxBytes: 4 * maxBytes, MaxWait: wait, ReadCommitted: c.committed}
 	for _, part := range parts {
 		req.Partitions = append(req.Partitions, kafka.FetchPartition{
 			Partition: kafka.Partition{TopicPartition: part.TopicPartition, Shard: part.shard},
@@ -103,7 +116,7 @@ func (c *consumer) poll(ctx context.Context, n *node, parts []*partition, wait t
 	if p.gate.pass(ctx) != nil {
 		return false, false
 	}
-	from := c.w.server.Revision()
+	from, began := c.w.server.Revision(), c.w.tick()
 	_, reader := p.clients()
 	results := reader.Fetch(ctx, req)
 	to := c.w.server.Revision()
@@ -114,6 +127,8 @@ func (c *consumer) poll(ctx context.Context, n *node, parts []*partition, wait t
 		polls[i] = poll{client: c.name, agent: p.name, node: n.id, part: part, from: from, to: to, offset: c.at[part], code: res.Code,
 			high: res.HighWatermark, stable: res.LastStable, logStart: res.LogStart, epoch: epoch}
 		polls[i].batches = c.decode(p, part, res.Records)
+		polls[i].committed, polls[i].aborted, polls[i].began, polls[i].ended = c.committed, res.Aborted, began, c.w.tick()
+		polls[i].filter()
 	}
 	if p.gate.pass(ctx) != nil {
 		return false, false // the answer did not arrive
@@ -139,10 +154,43 @@ func (c *consumer) decode(p *process, part *partition, records [][]byte) (out []
 			c.w.fail("corruption", part, "%s was served damaged records by %s: %v", c.name, p.name, err)
 			return out
 		}
-		out = append(out, polled{tiering.Offset(v.BaseOffset()), int64(v.LastOffsetDelta()) + 1, tiering.LeaderEpoch(v.LeaderEpoch()), digest(v)})
+		b := polled{
+			base: tiering.Offset(v.BaseOffset()), count: int64(v.LastOffsetDelta()) + 1, epoch: tiering.LeaderEpoch(v.LeaderEpoch()), digest: digest(v),
+			producer: v.ProducerID(), transactional: v.IsTransactional(), control: v.IsControl(),
+		}
+		if b.control {
+			if b.marker, _, err = batch.ReadMarker(v); err != nil {
+				c.w.fail("corruption", part, "%s was served a marker that cannot be read by %s: %v", c.name, p.name, err)
+			}
+		}
+		out = append(out, b)
 		data = rest
 	}
 	return out
+}
+
+// filter decides what a client's application is given, as Kafka's consumer does: the answer
+// says which producers' records are void from which offset on, up to their next abort marker.
+func (p *poll) filter() {
+	void := map[int64]bool{}
+	aborted := slices.SortedFunc(slices.Values(p.aborted), func(a, b kafka.AbortedTransaction) int { return cmp.Compare(a.First, b.First) })
+	for i := range p.batches {
+		b := &p.batches[i]
+		b.kept = !b.control
+		if !p.committed || b.producer < 0 {
+			continue
+		}
+		for len(aborted) > 0 && aborted[0].First < b.base+tiering.Offset(b.count) {
+			void[aborted[0].ProducerID] = true
+			aborted = aborted[1:]
+		}
+		switch {
+		case b.control && !b.marker:
+			delete(void, b.producer)
+		case b.transactional && void[b.producer]:
+			b.kept = false
+		}
+	}
 }
 
 // advance moves the position, and reports whether anything was read.
@@ -162,6 +210,11 @@ func (c *consumer) advance(p *poll) bool {
 	}
 	if len(p.batches) == 0 {
 		return false
+	}
+	for i := range p.batches {
+		if b := &p.batches[i]; b.kept {
+			c.polled = append(c.polled, b.digest)
+		}
 	}
 	last := p.batches[len(p.batches)-1]
 	c.at[p.part] = last.base + tiering.Offset(last.count)
@@ -204,6 +257,7 @@ func (o *operator) list(ctx context.Context, n *node, part *partition) {
 	q := kafka.OffsetQuery{Partition: kafka.Partition{TopicPartition: part.TopicPartition, Shard: part.shard}, Kind: kafka.EarliestOffset}
 	if o.rnd.IntN(2) == 0 {
 		q.Kind = kafka.LatestOffset
+		q.ReadCommitted = o.rnd.IntN(2) == 0
 	}
 	if p.gate.pass(ctx) != nil {
 		return
@@ -217,7 +271,7 @@ func (o *operator) list(ctx context.Context, n *node, part *partition) {
 	o.w.history.add(o.name, "list", part, "kind %d is %d says %s", q.Kind, a.Offset, p.name)
 	o.w.mu.Lock()
 	defer o.w.mu.Unlock()
-	o.w.lists = append(o.w.lists, listed{o.name, p.name, part, from, to, q.Kind == kafka.LatestOffset, a.Offset})
+	o.w.lists = append(o.w.lists, listed{o.name, p.name, part, from, to, q.Kind == kafka.LatestOffset, q.ReadCommitted, a.Offset})
 }
 
 // trim asks the partition's leader to delete some records.

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/floelog/floe/agent"
+	"github.com/floelog/floe/agent/coordinator"
 	"github.com/floelog/floe/agent/kafka"
 	metamemory "github.com/floelog/floe/metadata/memory"
 	"github.com/floelog/floe/tiering/objstore"
@@ -94,6 +95,8 @@ type process struct {
 	once     sync.Once // fills in the following
 	producer kafka.Producer
 	reader   kafka.Reader
+	groups   kafka.Groups
+	txns     kafka.Transactions
 }
 
 func (n *node) addr() string { return fmt.Sprintf("agent-%d:9094", n.id) }
@@ -136,10 +139,15 @@ func (n *node) start() {
 	p.faults = faults.New(w.raw, w.rand(p.name+" store"), w.storePlan())
 	p.meta.Inject(w.metaFaults(), w.rand(p.name+" meta"))
 	meta, objects := w.plant.meta(w, p, p.meta), w.plant.objects(w, p, &gatedStore{p.faults, p.gate})
+	var machines func(string, coordinator.Load) coordinator.Load
+	if wrap := w.plant.wrapMachines; wrap != nil {
+		machines = func(name string, load coordinator.Load) coordinator.Load { return wrap(w, p, name, load) }
+	}
 	a, err := agent.New(w.agentConfig(n.id), agent.Parts{
 		Meta: meta, Objects: objstore.Retry(objects, rnd, objstore.RetryConfig{}),
 		Log: slog.New(&agentLog{h: w.history, who: p.name}), Registry: &p.metrics,
-		Peers: w.plant.peers(w, p, &link{w.net, p, w.rand(p.name + " link")}),
+		Machines: machines,
+		Peers:    w.plant.peers(w, p, &link{w.net, p, w.rand(p.name + " link")}),
 	})
 	if err != nil {
 		w.fail("setup", nil, "agent %d cannot be made: %v", n.id, err)

@@ -29,6 +29,8 @@ type sent struct {
 	answers  []answer // every success that a living agent told, heard or not
 	resolved bool     // the producer needs nothing more of it
 	gaveUp   bool
+	acked    bool       // its own producer heard so, of a transaction
+	txn      *clientTxn // that it is part of
 }
 
 // answer is one success: the offset, and how far the metadata store was when it was given.
@@ -51,19 +53,20 @@ func digest(b []byte) uint64 {
 // producer behaves as Kafka's Java client does with one connection: up to five requests
 // in flight; what fails is repeated, the oldest first, and nothing new overtakes it.
 type producer struct {
-	w          *world
-	name       string
-	rnd        *rand.Rand
-	idempotent bool
-	id         int64
-	epoch      int16
-	left       int // batches still to be made
-	lanes      map[*partition]*lane
-	conn       *conn
-	inFlight   int
-	replies    chan reply
-	made       int
-	finished   chan struct{}
+	w             *world
+	name          string
+	rnd           *rand.Rand
+	idempotent    bool
+	transactional bool
+	id            int64
+	epoch         int16
+	left          int // batches still to be made
+	lanes         map[*partition]*lane
+	conn          *conn
+	inFlight      int
+	replies       chan reply
+	made          int
+	finished      chan struct{}
 }
 
 // lane is a producer's batches for one partition that are not resolved yet.
@@ -299,6 +302,9 @@ func (p *producer) make(l *lane) *sent {
 	count := int32(1 + p.rnd.IntN(4))
 	if p.idempotent {
 		f.ProducerID, f.ProducerEpoch, f.BaseSequence = p.id, p.epoch, l.nextSeq
+	}
+	if p.transactional {
+		f.Attributes |= batch.AttrTransactional
 	}
 	size := p.w.shape.minBatch + p.rnd.IntN(p.w.shape.maxBatch-p.w.shape.minBatch)
 	if p.rnd.IntN(4) > 0 {

@@ -77,9 +77,11 @@ func (w *world) play() {
 	for _, p := range w.producers {
 		writers.Go(func() { p.run(w.live) })
 	}
+	w.startTxnProducers(&writers)
 	for i := range w.shape.consumers {
 		readers.Go(func() { w.newConsumer(i).run(ctx) })
 	}
+	w.startGroups(ctx, &readers)
 	readers.Go(func() { (&operator{w, "operator", w.rand("operator")}).run(ctx) })
 	trouble, calm := context.WithTimeout(w.live, w.shape.faultTime)
 	w.nemesis(trouble)
@@ -95,6 +97,7 @@ func (w *world) play() {
 	case <-time.After(healTime):
 		w.fail("progress", nil, "producers are not done %v after all was healed: %s", healTime, w.progress())
 	}
+	w.awaitGroups()
 	cancel()
 	readers.Wait()
 	w.settle()
@@ -113,6 +116,9 @@ func (w *world) settle() {
 	}
 	ctx, cancel := context.WithTimeout(w.live, 5*time.Minute)
 	defer cancel()
+	if !w.awaitConcluded(ctx) {
+		return
+	}
 	w.readAll(ctx)
 	if !w.audit.await(ctx, w.server.Revision()) {
 		return
@@ -212,7 +218,7 @@ func (w *world) result() result {
 	for _, s := range w.sent {
 		r.operations += s.attempts
 	}
-	r.operations += len(w.polls) + len(w.lists) + len(w.trims)
+	r.operations += len(w.polls) + len(w.lists) + len(w.trims) + len(w.txns) + len(w.tries) + len(w.fetches)
 	return r
 }
 

@@ -59,21 +59,31 @@ type world struct {
 	history *history
 	audit   *auditor
 
-	tasks sync.WaitGroup  // everything that runs besides the seed's own goroutine
-	live  context.Context // ends when the cluster is torn down
-	end   context.CancelFunc
+	tasks   sync.WaitGroup // everything that runs besides the seed's own goroutine
+	zombies sync.WaitGroup // requests that are still to be delivered once more
+	ticks   atomic.Int64
+	live    context.Context // ends when the cluster is torn down
+	end     context.CancelFunc
 
-	mu         sync.Mutex // guards the following
-	partitions []*partition
-	sent       map[uint64]*sent // by digest
-	polls      []poll
-	lists      []listed
-	trims      []trimmed
-	deleted    map[tiering.TopicID]bool // topics whose deletion was confirmed
-	producers  []*producer
-	violations []violation
-	healed     bool
-	crashed    map[string]int // what the nemesis did, for the sums at the end
+	mu          sync.Mutex // guards the following
+	partitions  []*partition
+	sent        map[uint64]*sent // by digest
+	polls       []poll
+	lists       []listed
+	trims       []trimmed
+	deleted     map[tiering.TopicID]bool // topics whose deletion was confirmed
+	producers   []*producer
+	txns        []*clientTxn
+	identities  []identity
+	tries       []*commitTry
+	triesByName map[string]*commitTry
+	fetches     []offsetFetch
+	finals      []*consumer // that have read all that is committed, in the end
+	members     []*member
+	told        []toldEpoch
+	violations  []violation
+	healed      bool
+	crashed     map[string]int // what the nemesis did, for the sums at the end
 }
 
 // violation is an invariant that did not hold.
@@ -112,6 +122,9 @@ type shape struct {
 	think                 time.Duration
 	faultTime             time.Duration
 	trims, bumps, topicOp bool
+	txns                  int // transactional ids
+	classic, consumer     int // members of a group of either protocol
+	committers            int // clients that commit offsets on their own account
 }
 
 // newWorld draws the cluster of a seed. It must be called inside the seed's bubble.
@@ -120,6 +133,7 @@ func newWorld(seed uint64, p plant) *world {
 		seed: seed, plant: p, start: time.Now(), keys: metadata.NewKeys(clusterName),
 		server: metamemory.New(), raw: objmemory.New(),
 		sent: map[uint64]*sent{}, crashed: map[string]int{}, deleted: map[tiering.TopicID]bool{},
+		triesByName: map[string]*commitTry{},
 	}
 	w.history = &history{start: w.start}
 	w.live, w.end = context.WithCancel(context.Background())
@@ -144,6 +158,7 @@ func newWorld(seed uint64, p plant) *world {
 		ProducerExpiry: time.Hour, RequestMemory: 64 << 20, CacheBytes: 8 << 20,
 		DrainTimeout: 3 * time.Second,
 	}
+	w.coordination(w.rand("coordination"))
 	w.mix = newMix(w.rand("mix"))
 	if p.tune != nil {
 		p.tune(w)
@@ -152,6 +167,29 @@ func newWorld(seed uint64, p plant) *world {
 		w.nodes = append(w.nodes, &node{w: w, id: int32(i + 1)})
 	}
 	return w
+}
+
+// coordination draws how transactions and groups are used.
+func (w *world) coordination(r *rand.Rand) {
+	if r.IntN(3) > 0 {
+		w.shape.txns = 2 + r.IntN(2)
+		// What is read by all the world is written by fewer producers of other kinds.
+		w.shape.idempotent, w.shape.plain, w.shape.batches = 1, r.IntN(2), w.shape.batches/2
+	}
+	if r.IntN(3) > 0 {
+		w.shape.committers = 1 + r.IntN(2)
+	}
+	if r.IntN(3) == 0 {
+		w.shape.classic = 2 + r.IntN(2)
+	}
+	if r.IntN(3) == 0 {
+		w.shape.consumer = 2 + r.IntN(2)
+	}
+	g := &w.config.Groups
+	g.InitialRebalanceDelay = pick(r, 0, 500*time.Millisecond)
+	g.MinSessionTimeout = time.Second
+	g.MinConsumerSessionTimeout, g.ConsumerSessionTimeout = time.Second, sessionTimeout
+	g.MinConsumerHeartbeatInterval, g.ConsumerHeartbeatInterval = 500*time.Millisecond, time.Second
 }
 
 func pick[T any](r *rand.Rand, from ...T) T { return from[r.IntN(len(from))] }
