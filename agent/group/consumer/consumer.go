@@ -83,6 +83,7 @@ type Group struct {
 	stale   bool      // subs changed, or what they resolve to: hash may be out of date
 	refresh time.Time // of the regular expressions, when due; zero: not
 	regexAt time.Time // when they were resolved last
+	trust   time.Time // from when on a difference of topics is believed; see catchUp
 	now     time.Time // of the step that is under way
 	timers  timers
 	dirty   dirty
@@ -163,7 +164,7 @@ func (g *Group) TopicsChanged(t coordinator.Topics, now time.Time) step.Effects 
 		regexes = regexes || s.pattern != nil
 		g.resolve(s, false)
 	}
-	if due := g.regexAt.Add(g.cfg.RegexRefresh); regexes && now.Before(due) {
+	if due := g.regexAt.Add(g.cfg.RegexRefresh); regexes && now.Before(due) && !now.Before(g.trust) {
 		g.refresh = due
 	} else if regexes {
 		g.resolveRegexes()
@@ -197,8 +198,10 @@ func (g *Group) Wake() time.Time {
 	if g.dirty.any() { // what Load repaired
 		return g.now
 	}
-	if !g.refresh.IsZero() && (at.IsZero() || g.refresh.Before(at)) {
-		return g.refresh
+	for _, t := range []time.Time{g.refresh, g.unsettled()} {
+		if !t.IsZero() && (at.IsZero() || t.Before(at)) {
+			at = t
+		}
 	}
 	return at
 }

@@ -95,8 +95,9 @@ func (g *Group) Drop() []shard.Row {
 }
 
 // Load rebuilds a group from its rows; keys that do not begin with "c/" are not its own. It
-// keeps nothing of the rows. If topics changed since, or rows are missing because a failover
-// came between two records, the group's epoch rises, and Wake asks for a Tick at once.
+// keeps nothing of the rows. If rows are missing because a failover came between two records,
+// the group's epoch rises, and Wake asks for a Tick at once; if topics changed since, after
+// catchUp.
 func Load(name string, rows iter.Seq2[string, []byte], cfg Config, t coordinator.Topics, now time.Time) (*Group, error) {
 	g := New(name, cfg, t)
 	g.now = now
@@ -131,9 +132,17 @@ func Load(name string, rows iter.Seq2[string, []byte], cfg Config, t coordinator
 			}
 		}
 	}
+	// A regular expression is resolved again as soon as topics change: it may have been too early.
+	g.regexAt, g.trust = noTime, now.Add(catchUp)
 	g.settle(!g.whole())
 	return g, nil
 }
+
+// catchUp is how long a group that was loaded takes no notice of topics that are not what they
+// were: this agent's copy of them may lag behind that of the last coordinator, and the group
+// would rebalance twice. Why not shorter: a watch that broke takes seconds to go on. Why not
+// longer: topics that did change meanwhile wait for it.
+const catchUp = 5 * time.Second
 
 // loadMember adds a member from its rows; nil rows are not there.
 func (g *Group) loadMember(id string, said, target, current []byte) error {

@@ -7,6 +7,7 @@ import (
 	"hash/fnv"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/floelog/floe/agent/group/assignor"
 	"github.com/floelog/floe/tiering"
@@ -48,10 +49,18 @@ func metadataHash(topics []assignor.Topic) uint64 {
 	return h.Sum64()
 }
 
+// unsettled returns when a difference of topics is to be looked at again; zero: there is none.
+func (g *Group) unsettled() time.Time {
+	if !g.stale {
+		return noTime
+	}
+	return g.trust
+}
+
 // settle ends a change of members, subscriptions or topics: if it matters, or bump says so,
 // the group's epoch rises.
 func (g *Group) settle(bump bool) {
-	if g.stale {
+	if g.stale && (bump || !g.now.Before(g.trust)) {
 		g.stale = false
 		if h := metadataHash(g.subscribedTopics()); h != g.hash {
 			g.hash = h
@@ -69,6 +78,9 @@ func (g *Group) settle(bump bool) {
 func (g *Group) retarget() {
 	if g.assigned >= g.epoch {
 		return
+	}
+	if g.stale { // what is not believed yet is what it is computed from all the same
+		g.stale, g.hash = false, metadataHash(g.subscribedTopics())
 	}
 	ids := slices.Sorted(maps.Keys(g.members))
 	members := make([]assignor.Member, len(ids))
