@@ -22,8 +22,9 @@ const (
 	never = 24 * time.Hour
 )
 
-// errReset says that the machine was built anew while the request waited.
-var errReset = errors.New("the coordinator could not write what it had decided")
+// errReset says that the machine was built anew while the request waited. To clients that is
+// another coordinator, which all of them look for again, with every kind of request.
+var errReset = fmt.Errorf("%w: it could not write what it had decided, and started over", ErrNotCoordinator)
 
 // loop is one machine with its mailbox, for one leadership.
 type loop struct {

@@ -111,8 +111,10 @@ func (s *Shell) Ask(ctx context.Context, id tiering.ShardID, from Client, body a
 	if uint32(id) >= s.parts.Journals.NumShards() {
 		return nil, fmt.Errorf("shard %d of %d: %w", id, s.parts.Journals.NumShards(), ErrNotCoordinator)
 	}
+	// A session that is over may not have ended its leaderships yet, after a pause of the agent.
+	// What its machines would say from memory could be long past.
 	l := s.loop(id)
-	if l == nil {
+	if l == nil || !l.leader.Alive() {
 		return nil, fmt.Errorf("shard %d: %w", id, ErrNotCoordinator)
 	}
 	r, err := l.ask(ctx, from, body)

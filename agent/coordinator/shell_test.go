@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -133,15 +134,20 @@ type world struct {
 	shell   *coordinator.Shell
 	topics  *catalogue.Catalogue
 	others  sync.WaitGroup // agents
+	over    atomic.Bool    // the session's time
 
 	mu    sync.Mutex // guards the following
 	calls []string
 	fail  int // calls that fail before one succeeds
 }
 
-type leaderSession struct{ *membership.Session }
+type leaderSession struct {
+	*membership.Session
+	over *atomic.Bool // its time is over, though nobody has been told yet; nil: never
+}
 
 func (s leaderSession) Node() int32 { return int32(s.NodeID()) }
+func (s leaderSession) Alive() bool { return s.Session.Alive() && (s.over == nil || !s.over.Load()) }
 
 func bubble(t *testing.T, f func(w *world)) {
 	t.Helper()
@@ -211,7 +217,7 @@ func (w *world) call(_ context.Context, c coordinator.Call) (any, error) {
 
 func (w *world) lead(id tiering.ShardID) *journal.Leader {
 	w.t.Helper()
-	l, err := w.set.Acquire(w.ctx, leaderSession{w.session}, id)
+	l, err := w.set.Acquire(w.ctx, leaderSession{w.session, &w.over}, id)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -240,7 +246,7 @@ func (w *world) elsewhere(id tiering.ShardID, changes ...shard.Change) {
 		}
 	})
 	<-set.Loaded()
-	l, err := set.Acquire(w.ctx, leaderSession{session}, id)
+	l, err := set.Acquire(w.ctx, leaderSession{session, nil}, id)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -386,6 +392,19 @@ func TestReplacedWhileItProvesAReply(t *testing.T) {
 		w.client.Resume()
 		if err := <-got; !errors.Is(err, coordinator.ErrNotCoordinator) {
 			t.Errorf("%v, want ErrNotCoordinator", err)
+		}
+	})
+}
+
+// An agent that wakes up from a pause must not say what its machines remember: others may lead
+// by now, and what is from memory is not compared with anything.
+func TestRemembersNothingOfASessionThatIsOver(t *testing.T) {
+	bubble(t, func(w *world) {
+		w.lead(0)
+		w.want(0, write{}, 1)
+		w.over.Store(true)
+		if v, err := w.shell.Ask(w.ctx, 0, coordinator.Client{}, peek{}); !errors.Is(err, coordinator.ErrNotCoordinator) {
+			t.Errorf("%v, %v, want ErrNotCoordinator", v, err)
 		}
 	})
 }

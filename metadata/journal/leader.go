@@ -63,6 +63,10 @@ type Leader struct {
 // Epoch returns the leadership's epoch.
 func (l *Leader) Epoch() tiering.LeaderEpoch { return l.epoch }
 
+// Alive reports whether nobody else can lead the shard yet, as far as this agent's clock tells:
+// a hint, for what is said without a record. False is for ever.
+func (l *Leader) Alive() bool { return l.session.Alive() }
+
 // Over is closed when the leadership has ended and every proposal was answered.
 func (l *Leader) Over() <-chan struct{} { return l.over }
 
