@@ -39,7 +39,10 @@ type Settings struct {
 	ConsumerMaxSize              int           // group.consumer.max.size
 	ConsumerAssignors            []string      // group.consumer.assignors; the first is the default
 	ConsumerMigration            Migration     // group.consumer.migration.policy
-	RegexRefreshInterval         time.Duration // group.consumer.regex.refresh.interval.ms
+	// RegexRefreshInterval is the least time between two resolutions of a group's regular
+	// expressions because topics changed; see consumer.Config. It is fixed in Kafka, whose
+	// group.consumer.regex.refresh.interval.ms is the most time between two, changes or not.
+	RegexRefreshInterval time.Duration
 }
 
 // maxGroupSize is the default bound of a group's members, where Kafka has none: more have no
@@ -87,7 +90,7 @@ func (s Settings) Validate() error {
 		{"group.consumer.heartbeat.interval.ms", s.MinConsumerHeartbeatInterval, s.ConsumerHeartbeatInterval, s.MaxConsumerHeartbeatInterval},
 		{"group.consumer.min.heartbeat.interval.ms", time.Millisecond, s.MinConsumerHeartbeatInterval, s.MaxConsumerHeartbeatInterval},
 		{"group.consumer.heartbeat.interval.ms", time.Millisecond, s.ConsumerHeartbeatInterval, s.ConsumerSessionTimeout - time.Millisecond},
-		{"group.consumer.regex.refresh.interval.ms", time.Millisecond, s.RegexRefreshInterval, 24 * time.Hour},
+		{"the interval of regular expressions", time.Millisecond, s.RegexRefreshInterval, 24 * time.Hour},
 	}
 	for _, r := range ranges {
 		if r.is < r.low || r.is > r.high {
