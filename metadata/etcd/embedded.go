@@ -78,6 +78,9 @@ func StartEmbedded(ctx context.Context, cfg EmbeddedConfig) (*Embedded, error) {
 			_ = lock.Close() // the reason for not starting is worth more
 		}
 	}()
+	if err := discardUnfinished(cfg.Dir); err != nil {
+		return nil, fmt.Errorf("start embedded etcd in %s: %w", cfg.Dir, err)
+	}
 	conf.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapLogger(cfg.Logger, zapcore.WarnLevel, closing))
 	server, err := embed.StartEtcd(conf)
 	if err != nil {
@@ -93,6 +96,7 @@ func StartEmbedded(ctx context.Context, cfg EmbeddedConfig) (*Embedded, error) {
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
+	server.Server.Stop() // first: Close waits for listeners, which wait for the server to be ready or stopped
 	server.Close()
 	return nil, fmt.Errorf("start embedded etcd in %s: %w", cfg.Dir, err)
 }

@@ -11,6 +11,11 @@ import (
 	"testing"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/server/v3/storage/wal"
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
+
 	"github.com/floelog/floe/metadata"
 	"github.com/floelog/floe/metadata/etcd"
 )
@@ -127,6 +132,98 @@ func TestEmbeddedRefusals(t *testing.T) {
 	if server, err := etcd.StartEmbedded(ctx, etcd.EmbeddedConfig{Dir: dir}); err == nil {
 		if err := server.Close(); err != nil { // it was ready at once
 			t.Error(err)
+		}
+	}
+	start(t, etcd.EmbeddedConfig{Dir: dir})
+}
+
+// TestEmbeddedUnfinishedStart starts on what a first start left that was killed before the
+// member had made itself the one member of its cluster.
+func TestEmbeddedUnfinishedStart(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	begun := func(t *testing.T) (dir, segments string) {
+		dir = t.TempDir()
+		segments = filepath.Join(dir, "member", "wal")
+		if err := os.MkdirAll(filepath.Join(dir, "member", "snap"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		member, err := proto.Marshal(&pb.Metadata{NodeID: new(uint64(1)), ClusterID: new(uint64(2))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		log, err := wal.Create(zap.NewNop(), segments, member)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := log.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return dir, segments
+	}
+	t.Run("nothing was committed", func(t *testing.T) {
+		dir, _ := begun(t)
+		for i := range 2 { // the second start finds what the first has stored
+			server, err := etcd.StartEmbedded(ctx, etcd.EmbeddedConfig{Dir: dir, ClientURL: "http://127.0.0.1:0"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			store := server.NewClient()
+			kvs, _, err := store.Get(ctx, "/a")
+			if err != nil || kvs[0].Exists() != (i == 1) {
+				t.Errorf("start %d: /a is %v, %v", i, kvs, err)
+			}
+			if _, err := store.Txn(ctx, metadata.Txn{Then: []metadata.Op{metadata.Put("/a", nil)}}); err != nil {
+				t.Error(err)
+			}
+			if err := server.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	for name, more := range map[string][]byte{
+		"a record that cannot be read": []byte("\x10\x00\x00\x00\x00\x00\x00\x00garbage garbage "),
+		"something behind the end":     []byte("\x00\x00\x00\x00\x00\x00\x00\x00something"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, segments := begun(t)
+			path := filepath.Join(segments, "0000000000000000-0000000000000000.wal")
+			blank, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			last := int64(len(bytes.TrimRight(blank, "\x00")))
+			f, err := os.OpenFile(path, os.O_WRONLY, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, writeErr := f.WriteAt(more, (last+7)/8*8)
+			if err := errors.Join(writeErr, f.Close()); err != nil {
+				t.Fatal(err)
+			}
+			ended, end := context.WithCancel(ctx)
+			end()
+			if server, err := etcd.StartEmbedded(ended, etcd.EmbeddedConfig{Dir: dir}); err == nil {
+				t.Error("it started", server.Close())
+			}
+			if _, err := os.Stat(path); err != nil {
+				t.Errorf("what may hold something was thrown away: %v", err)
+			}
+		})
+	}
+}
+
+// TestEmbeddedStartGivenUp ends a start that waits for its member to be ready: with
+// listeners, which wait too.
+func TestEmbeddedStartGivenUp(t *testing.T) {
+	dir := t.TempDir()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 3 {
+		if server, err := etcd.StartEmbedded(ctx, etcd.EmbeddedConfig{Dir: dir, ClientURL: "http://127.0.0.1:0"}); err == nil {
+			if err := server.Close(); err != nil { // it was ready at once
+				t.Error(err)
+			}
 		}
 	}
 	start(t, etcd.EmbeddedConfig{Dir: dir})

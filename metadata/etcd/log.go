@@ -3,6 +3,7 @@ package etcd
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 
 	"go.uber.org/zap"
@@ -19,6 +20,10 @@ var noise = map[string]bool{
 	"simple token is not cryptographically signed": true,
 	"Running http and grpc server on single port. This is not recommended for production.": true,
 }
+
+// noiseEnd ends a warning that names its member: on a busy machine a new member wants to be
+// elected before it has made itself the one member, and tries again.
+const noiseEnd = " since there are still pending configuration changes to apply"
 
 // zapLogger returns a logger for etcd that hands what is at least as bad as level to
 // logger, but for noise and for what comes when quiet is set; a nil logger gets nothing.
@@ -43,7 +48,7 @@ func (b *bridge) With(fields []zapcore.Field) zapcore.Core {
 }
 
 func (b *bridge) Check(e zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.CheckedEntry {
-	if b.Enabled(e.Level) && !noise[e.Message] && (b.quiet == nil || !b.quiet.Load()) {
+	if b.Enabled(e.Level) && !noise[e.Message] && !strings.HasSuffix(e.Message, noiseEnd) && (b.quiet == nil || !b.quiet.Load()) {
 		return checked.AddCore(e, b)
 	}
 	return checked
