@@ -110,6 +110,9 @@ func enlistedCode(code int16) int16 {
 
 // txnCommitCode returns the code that clients of a version know for code.
 func txnCommitCode(code, version int16) int16 {
+	if code == kerr.ConcurrentTransactions.Code { // of the group
+		code = kerr.CoordinatorLoadInProgress.Code
+	}
 	switch {
 	case code == kerr.StaleMemberEpoch.Code: // producers know of generations only
 		return kerr.IllegalGeneration.Code
