@@ -280,6 +280,7 @@ func TestTxnOffsetCommit(t *testing.T) {
 		if got := call[*kmsg.TxnOffsetCommitResponse](w, txnCommit(v, topic, 0)).Topics[0].Partitions[0].ErrorCode; got != kerr.IllegalGeneration.Code {
 			t.Errorf("v%d: a stale member epoch is answered as %d", v, got)
 		}
+		w.txns.last(w)
 		// The group has not heard of the end of the producer's last transaction yet: that is over
 		// when the producer asks again, and many clients know CONCURRENT_TRANSACTIONS from others only.
 		w.groups.code = kerr.ConcurrentTransactions.Code
