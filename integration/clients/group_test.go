@@ -42,10 +42,18 @@ type input struct {
 	values [groupPartitions][]string // in order of offsets
 }
 
-func newInput(t *testing.T, addrs []string, w worker) *input {
+func newInput(t *testing.T, addrs []string, topic string, w worker) *input {
 	t.Helper()
-	in := &input{addrs: addrs, topic: topicName(t), w: w}
+	in := &input{addrs: addrs, topic: topic, w: w}
 	createTopic(t, addrs, in.topic, groupPartitions)
+	for _, addr := range addrs { // not every client repeats what was too early
+		a := admin(t, []string{addr})
+		eventually(t, addr+" knows "+in.topic, func() (bool, string) {
+			listed, err := a.ListTopics(deadline(t), in.topic)
+			return err == nil && listed.Error() == nil && len(listed[in.topic].Partitions.Numbers()) == groupPartitions,
+				fmt.Sprint(listed, err)
+		})
+	}
 	return in
 }
 
@@ -136,14 +144,14 @@ func share(members ...*member) func() bool {
 
 // testMembers has members come and go while records are written.
 func testMembers(t *testing.T, addrs []string, w worker, protocol string) {
-	in := newInput(t, addrs, w)
+	in := newInput(t, addrs, topicName(t), w)
 	membersShare(t, in, membership{addrs: addrs, group: in.topic, topic: in.topic, protocol: protocol})
 }
 
 // testPattern is testMembers by the server's own means: it finds the topic by a regular
 // expression, and assigns ranges.
 func testPattern(t *testing.T, e *env) {
-	in := newInput(t, e.floe.Addrs(), e.workers.of(t, "java"))
+	in := newInput(t, e.floe.Addrs(), topicName(t), e.workers.of(t, "java"))
 	membersShare(t, in, membership{addrs: in.addrs, group: in.topic, topic: in.topic, protocol: consumer,
 		pattern: in.topic[:len(in.topic)-2] + "[a-z]{2}", assignor: "range"})
 }
@@ -194,7 +202,7 @@ func membersShare(t *testing.T, in *input, m membership) {
 // consumer protocol and back.
 func testMigration(t *testing.T, e *env) {
 	addrs, w := e.floe.Addrs(), e.workers.of(t, "java")
-	in, b := newInput(t, addrs, w), newBoard()
+	in, b := newInput(t, addrs, topicName(t), w), newBoard()
 	var all []*member
 	join := func(protocol string) *member {
 		t.Helper()
@@ -225,7 +233,7 @@ func testMigration(t *testing.T, e *env) {
 
 // testStatic ends a static member and starts it again: nobody's partitions move.
 func testStatic(t *testing.T, addrs []string, w worker, protocol string) {
-	in, b := newInput(t, addrs, w), newBoard()
+	in, b := newInput(t, addrs, topicName(t), w), newBoard()
 	m := func(instance string) membership {
 		return membership{addrs: addrs, group: in.topic, topic: in.topic, protocol: protocol, instance: instance}
 	}

@@ -54,8 +54,7 @@ func testSurvives(t *testing.T, e *env) {
 func newSurvivors(t *testing.T, addrs []string, w worker, client, protocol string) *survivors {
 	t.Helper()
 	topic := topicName(t, client, protocol)
-	s := &survivors{in: &input{addrs: addrs, topic: topic, w: w}, b: newBoard()}
-	createTopic(t, addrs, topic, groupPartitions)
+	s := &survivors{in: newInput(t, addrs, topic, w), b: newBoard()}
 	m := membership{addrs: addrs, group: topic, topic: topic, protocol: protocol}
 	s.members = []*member{w.join(t, s.b, m), w.join(t, s.b, m)}
 	s.b.await(t, topic+": the members share the partitions", share(s.members...))

@@ -25,7 +25,7 @@ func transactionSuite(client string) func(*testing.T, *env) {
 // testPipe copies one topic into another. The transaction with the poison is aborted, by
 // a pipe that ends with it; another one goes on.
 func testPipe(t *testing.T, addrs []string, w transactor) {
-	in, b := newInput(t, addrs, w), newBoard()
+	in, b := newInput(t, addrs, topicName(t), w), newBoard()
 	p := piping{to: topicName(t, "to"), id: topicName(t, "id"),
 		membership: membership{addrs: addrs, group: in.topic, topic: in.topic, protocol: classic}}
 	createTopic(t, addrs, p.to, groupPartitions)
