@@ -179,11 +179,7 @@ func plainRecords(records []shard.Record) []any {
 		changes := make([]any, 0, len(r.Changes))
 		for _, c := range r.Changes {
 			kind := reflect.TypeOf(c).Name()
-			tree := fields{{"change", strings.ToLower(kind[:1]) + kind[1:]}}
-			if inner, ok := plain(c).(fields); ok {
-				tree = append(tree, inner...)
-			}
-			changes = append(changes, tree)
+			changes = append(changes, append(fields{{"change", strings.ToLower(kind[:1]) + kind[1:]}}, plainChange(c)...))
 		}
 		out = append(out, fields{
 			{"seq", r.Seq}, {"epoch", r.Epoch}, {"leader", r.Leader.String()}, {"nonce", r.Nonce},
@@ -203,12 +199,13 @@ func plainState(s *shard.State) fields {
 	}
 	return fields{
 		{"seq", s.Seq}, {"epoch", s.Epoch}, {"inlineExtents", s.InlineExtents()}, {"inlineBytes", s.InlineBytes()},
-		{"sessions", plain(s.Sessions())}, {"partitions", partitions},
+		{"sessions", plain(s.Sessions())}, {"partitions", partitions}, {"groups", plainGroups(s)}, {"transactions", plainTransactions(s)},
 	}
 }
 
 func plainPartition(tree fields, p *shard.Partition) fields {
-	tree = append(tree, field{"producers", p.Producers()})
+	tree = append(tree, field{"producers", p.Producers()}, field{"lastStable", p.LastStable()},
+		field{"openTransactions", plainOpen(p)}, field{"abortedTransactions", plainAborted(p)})
 	for _, f := range plain(p).(fields) {
 		if f.name == "extents" {
 			f.value = plainExtents(p.Extents)
