@@ -65,10 +65,10 @@ func (g *Group) accepts(m *member, r *kmsg.JoinGroupRequest) bool {
 		return false
 	case r.MemberID == "" && r.InstanceID != nil && g.static[*r.InstanceID] != nil:
 		return true // takes the place of another
-	case g.state == preparing:
-		return m != nil && m.join.on || g.joining < g.cfg.MaxSize
 	case r.MemberID == "" && len(g.pending) >= g.cfg.MaxSize:
 		return false
+	case g.state == preparing:
+		return m != nil && m.join.on || g.joining < g.cfg.MaxSize
 	}
 	return g.state == empty || m != nil || len(g.members) < g.cfg.MaxSize
 }

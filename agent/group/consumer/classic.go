@@ -58,7 +58,7 @@ func (g *Group) validateJoin(req *kmsg.JoinGroupRequest) (*kmsg.ConsumerMemberMe
 	if session < g.cfg.MinClassicSession || session > g.cfg.MaxClassicSession {
 		return nil, kerr.InvalidSessionTimeout.Code
 	}
-	if len(g.members) >= g.cfg.MaxSize && g.members[req.MemberID] == nil {
+	if g.members[req.MemberID] == nil && g.full(req.InstanceID) {
 		return nil, kerr.GroupMaxSizeReached.Code
 	}
 	if wordsOfJoin(req) > maxWords {

@@ -131,12 +131,17 @@ func (g *Group) pattern(req *kmsg.ConsumerGroupHeartbeatRequest) (*regexp.Regexp
 	return compile(*req.SubscribedTopicRegex)
 }
 
+// full reports whether there is no room for a new member. A static one takes its own place.
+func (g *Group) full(instance *string) bool {
+	return len(g.members) >= g.cfg.MaxSize && (instance == nil || g.statics[*instance] == nil)
+}
+
 // known finds the member of a request, or makes it if it joins and may. Nothing has changed
 // if it is refused.
 func (g *Group) known(req *kmsg.ConsumerGroupHeartbeatRequest) (*member, *refusal) {
 	id := req.MemberID
 	m := g.members[id]
-	if m == nil && len(g.members) >= g.cfg.MaxSize {
+	if m == nil && g.full(req.InstanceID) {
 		return nil, refuse(kerr.GroupMaxSizeReached, "The consumer group has reached its maximum capacity.")
 	}
 	if id == "" {
