@@ -471,8 +471,8 @@ func TestRefusedChange(t *testing.T) {
 	bubble(t, func(w *world) {
 		w.lead(0)
 		w.want(0, write{}, 1)
-		if v, err := w.shell.Ask(w.ctx, 0, coordinator.Client{}, huge{}); err == nil || errors.Is(err, coordinator.ErrNotCoordinator) {
-			t.Errorf("%v, %v: want an error of its own", v, err)
+		if v, err := w.shell.Ask(w.ctx, 0, coordinator.Client{}, huge{}); !errors.Is(err, coordinator.ErrNotCoordinator) {
+			t.Errorf("%v, %v, want ErrNotCoordinator: clients look for it again, whatever they asked", v, err)
 		}
 		w.want(0, peek{}, 1)
 		w.want(0, write{}, 2)
