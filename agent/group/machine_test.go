@@ -314,6 +314,35 @@ func TestMigrationPolicy(t *testing.T) {
 	}
 }
 
+// TestDowngradeKeepsMembers: when the last member of the new protocol leaves, the classic ones
+// are told to rejoin, and may commit until then: they lose nothing.
+func TestDowngradeKeepsMembers(t *testing.T) {
+	eachWay(t, func(t *testing.T, w *world, moved func()) {
+		id, generation := w.stable("g", "t1")
+		a := ask[*kmsg.ConsumerGroupHeartbeatResponse](w, beatRequest("g", memberUUID, 0, "t1"))
+		if code := w.heartbeat("g", id, generation); a.ErrorCode != 0 || code != kerr.RebalanceInProgress.Code {
+			t.Fatalf("upgrade: %+v; the classic member hears %d", a, code)
+		}
+		b := ask[*kmsg.JoinGroupResponse](w, joinRequest("g", id, "t1"))
+		ask[*kmsg.SyncGroupResponse](w, syncRequest("g", id, b.Generation, nil))
+		moved()
+		if a := ask[*kmsg.ConsumerGroupHeartbeatResponse](w, beatRequest("g", memberUUID, -1)); a.ErrorCode != 0 {
+			t.Fatalf("leaving: %+v", a)
+		}
+		types(t, w, "g/classic")
+		moved()
+		if code := w.heartbeat("g", id, b.Generation); code != kerr.RebalanceInProgress.Code {
+			t.Errorf("the classic member hears %d", code)
+		}
+		if code := w.commit("g", group.Member{ID: id, Epoch: b.Generation}, offset(tp(1, 0), 9)); code != 0 {
+			t.Errorf("its commit is refused with %d", code)
+		}
+		if c := ask[*kmsg.JoinGroupResponse](w, joinRequest("g", id, "t1")); c.ErrorCode != 0 || c.Generation <= b.Generation {
+			t.Errorf("rejoining: %+v after generation %d", c, b.Generation)
+		}
+	})
+}
+
 // TestUserDataIsNotLost: an assignment that has user data, as Kafka Streams' have, would lose
 // it in a consumer group, so the group stays classic.
 func TestUserDataIsNotLost(t *testing.T) {

@@ -117,8 +117,11 @@ func (g *Group) Downgradable() (step.ClassicGroup, bool) {
 			return step.ClassicGroup{}, false
 		}
 	}
-	out := step.ClassicGroup{Generation: g.epoch, ProtocolType: protocolType}
+	// The generation is what members know already, not the epoch to which the last one's
+	// departure raised the group: theirs would be illegal, and they would lose all they have.
+	out := step.ClassicGroup{Generation: g.assigned, ProtocolType: protocolType}
 	for _, m := range g.sortedMembers() {
+		out.Generation = max(out.Generation, m.epoch)
 		out.Members = append(out.Members, g.classicOf(m))
 	}
 	out.Leader = out.Members[0].ID

@@ -75,7 +75,7 @@ func TestUpgradeAndBack(t *testing.T) {
 	}
 	w.do("n leave")
 	back, ok := w.g.Downgradable()
-	if !ok || back.Generation != 9 || back.ProtocolType != "consumer" || back.Protocol != "cooperative-sticky" || back.Leader != "x" || len(back.Members) != 2 {
+	if !ok || back.Generation != 8 || back.ProtocolType != "consumer" || back.Protocol != "cooperative-sticky" || back.Leader != "x" || len(back.Members) != 2 {
 		t.Fatalf("%v %+v", ok, back)
 	}
 	x, y := back.Members[0], back.Members[1]
