@@ -88,13 +88,16 @@ func (p *process) wrap() {
 	})
 }
 
-// bugs are planted one by one; the checker must find each, as one of the named invariants.
-var bugs = []struct {
+// bug is what the checker must find, as one of the named invariants.
+type bug struct {
 	name  string
 	seeds int // within which it must be found
 	want  []string
 	plant func() plant
-}{
+}
+
+// bugs are planted one by one, and those of coordinationBugs.
+var bugs = []bug{
 	{"compare left out: an append does not compare the head", 300, []string{"fencing"}, func() plant {
 		return onTxn(func(b *metaBug, ctx context.Context, txn metadata.Txn) (metadata.TxnResult, error) {
 			if b.writes(txn, "journal") {
@@ -200,7 +203,7 @@ var bugs = []struct {
 }
 
 func TestPlantedBugsAreCaught(t *testing.T) {
-	for _, bug := range bugs {
+	for _, bug := range slices.Concat(bugs, coordinationBugs) {
 		t.Run(bug.name, func(t *testing.T) {
 			var mu sync.Mutex
 			var found *result

@@ -237,7 +237,7 @@ func (o *operator) run(ctx context.Context) {
 		case k == 0 && o.w.shape.trims:
 			o.trim(ctx, part)
 		case k == 1 && o.w.shape.topicOp && i < 12:
-			o.w.createTopic(fmt.Sprintf("x%d", i), 1)
+			o.w.createTopic(ctx, fmt.Sprintf("x%d", i), 1)
 		case k == 2 && o.w.shape.topicOp && part.topic[0] == 'x':
 			o.w.deleteTopic(ctx, part.topic, o.rnd)
 		default:

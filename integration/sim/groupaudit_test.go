@@ -71,6 +71,8 @@ func (a *auditor) groupCommit(c shard.CommitOffsets, revision int64) {
 		}
 		if k.number > 0 {
 			a.offsetsOf(g, try, c.Group, part, k, revision)
+		} else if try.txn != nil {
+			a.w.fail("torn transaction", part, "%s: %s of %s takes effect at revision %d at once", c.Group, try.name, try.txn.name, revision)
 		}
 		into := g.offsets
 		if k.number > 0 {

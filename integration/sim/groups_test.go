@@ -42,6 +42,7 @@ type groupWorld struct {
 	mu          sync.Mutex             // guards the following
 	generations map[int32]*generation  // of the classic protocol
 	newest      int32                  // generation that a member was told
+	restless    int                    // members that join, leave or are silent just now
 	disturbed   time.Time              // when somebody last did what may cause a rebalance
 	alive       map[*member]lastSigns  // members that are in the group, as far as they know
 	owners      map[*partition]*member // of the consumer protocol
@@ -155,6 +156,13 @@ func (m *member) disturb() {
 	delete(m.g.alive, m)
 }
 
+// restless counts members that do what a group may rebalance for.
+func (m *member) restless(n int) {
+	m.g.mu.Lock()
+	defer m.g.mu.Unlock()
+	m.g.restless += n
+}
+
 // signed notes that the coordinator has heard of the member since a time.
 func (m *member) signed(since time.Time) {
 	m.g.mu.Lock()
@@ -172,7 +180,7 @@ func (g *groupWorld) needless(since time.Time) bool {
 			return false
 		}
 	}
-	return g.disturbed.Before(since)
+	return g.restless == 0 && g.disturbed.Before(since)
 }
 
 // dropped is called when the coordinator does not know the member any more.
@@ -210,6 +218,8 @@ func (m *member) run(ctx context.Context) {
 
 // fallSilent does nothing for longer than a session, and then commits as if nothing had happened.
 func (m *member) fallSilent(ctx context.Context) {
+	m.restless(1)
+	defer m.restless(-1)
 	m.disturb()
 	sleep(ctx, sessionTimeout+time.Duration(m.rnd.Int64N(int64(sessionTimeout))))
 	m.work(ctx)

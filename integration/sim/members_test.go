@@ -77,7 +77,9 @@ func (m *member) join(ctx context.Context) {
 	p := kmsg.NewJoinGroupRequestProtocol()
 	p.Name, p.Metadata = "range", meta.AppendTo(nil)
 	req.Protocols = append(req.Protocols, p)
+	m.restless(1)
 	resp, err := ask[*kmsg.JoinGroupResponse](ctx, m, req, true)
+	m.restless(-1)
 	m.disturb()
 	if err != nil {
 		return
@@ -172,6 +174,8 @@ func (m *member) assigned(list string) {
 
 // leave takes the member out of the group.
 func (m *member) leave(ctx context.Context) {
+	m.restless(1)
+	defer m.restless(-1)
 	m.disturb()
 	var err error
 	left := false

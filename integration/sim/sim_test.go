@@ -47,6 +47,7 @@ func runSeed(t *testing.T, seed uint64, p plant) (res result) {
 			res = w.result()
 		}
 	}()
+	defer watchSeed(seed)()
 	synctest.Test(t, func(*testing.T) {
 		w = newWorld(seed, p)
 		w.simulate()

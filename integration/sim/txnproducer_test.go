@@ -174,7 +174,9 @@ func (p *txnProducer) transaction(ctx context.Context) {
 	p.w.mu.Lock()
 	p.w.txns = append(p.w.txns, t)
 	p.w.mu.Unlock()
-	x := &txnUnderWay{txnProducer: p, txn: t, added: map[string]bool{}, deadline: time.Now().Add(p.timeout + 8*time.Second)}
+	x := &txnUnderWay{txnProducer: p, txn: t, added: map[string]bool{}}
+	// delivery.timeout.ms: before or after the coordinator gives the transaction up
+	x.deadline = time.Now().Add(pick(p.rnd, p.timeout/3, p.timeout+8*time.Second))
 	if p.rnd.IntN(3) == 0 {
 		p.consume(ctx, t)
 	}

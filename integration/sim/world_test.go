@@ -236,20 +236,22 @@ func (w *world) awaitReady(limit time.Duration) bool {
 	return true
 }
 
-// createTopics makes the seed's topics.
+// createTopics makes the seed's topics, in good time: of a planted bug all agents may end.
 func (w *world) createTopics() bool {
+	ctx, cancel := context.WithTimeout(w.live, 2*time.Minute)
+	defer cancel()
 	for i := range w.shape.topics {
-		if !w.createTopic(fmt.Sprintf("t%d", i), int32(w.shape.partitions)) {
+		if !w.createTopic(ctx, fmt.Sprintf("t%d", i), int32(w.shape.partitions)) {
 			return false
 		}
 	}
 	return true
 }
 
-// createTopic asks agents until one has created the topic.
-func (w *world) createTopic(name string, partitions int32) bool {
+// createTopic asks agents until one has created the topic, or ctx ends.
+func (w *world) createTopic(ctx context.Context, name string, partitions int32) bool {
 	r := w.rand("create " + name)
-	for ctx := w.live; ctx.Err() == nil; sleep(ctx, 100*time.Millisecond) {
+	for ; ctx.Err() == nil; sleep(ctx, 100*time.Millisecond) {
 		p := w.anyNode(r).serving()
 		if p == nil {
 			continue
