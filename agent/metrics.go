@@ -32,6 +32,8 @@ type metrics struct {
 	takeovers     prometheus.Counter
 	snapshots     prometheus.Counter
 	journalLength *prometheus.GaugeVec
+
+	coordinators *coordinatorMetrics
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -54,6 +56,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	}
 	reg.MustRegister(m.flushes, m.flushBytes, m.flushAge, m.uploads, m.produced, m.inlineBytes, m.inlineBatches, m.sequenced,
 		m.appends, m.appendBytes, m.unknown, m.leaders, m.takeovers, m.snapshots, m.journalLength)
+	m.coordinators = newCoordinatorMetrics(reg)
 	return m
 }
 

@@ -38,18 +38,23 @@ func (a *Agent) coordinate() error {
 	if err := errors.Join(a.cfg.Groups.Validate(), a.cfg.Transactions.Validate()); err != nil {
 		return err
 	}
-	parts := coordinator.Parts{Journals: a.set, Call: a.call, Now: time.Now, Log: a.parts.Log, Topics: func() (coordinator.Topics, <-chan struct{}) {
-		v := a.catalogue.View()
-		return v, v.Changed()
-	}}
+	parts := func(kind string) coordinator.Parts {
+		return coordinator.Parts{
+			Journals: a.set, Call: a.call, Now: time.Now, Log: a.parts.Log, Observe: a.metrics.coordinators.of(kind),
+			Topics: func() (coordinator.Topics, <-chan struct{}) {
+				v := a.catalogue.View()
+				return v, v.Changed()
+			},
+		}
+	}
 	machines := a.parts.Machines
 	if machines == nil {
 		machines = func(_ string, load coordinator.Load) coordinator.Load { return load }
 	}
 	a.questions = &questions{
 		self: &a.node, set: a.set, agents: a.agents, peers: a.parts.Peers,
-		groups: coordinator.New(machines("groups", group.NewLoad(a.cfg.Groups, uuid.NewString)), parts),
-		txns:   coordinator.New(machines("transactions", txn.NewLoad(a.cfg.Transactions)), parts),
+		groups: coordinator.New(machines("groups", group.NewLoad(a.cfg.Groups, uuid.NewString)), parts("groups")),
+		txns:   coordinator.New(machines("transactions", txn.NewLoad(a.cfg.Transactions)), parts("transactions")),
 		marks:  &marker{set: a.set, topics: a.catalogue},
 	}
 	a.ports.Groups, a.ports.Transactions = groups{a.questions}, transactions{a.questions}

@@ -18,6 +18,11 @@ const (
 	// waits for is mostly another shard's next leader, which takes seconds.
 	callRetryMin = 10 * time.Millisecond
 	callRetryMax = 500 * time.Millisecond
+	// rebuildMin and rebuildMax bound the pause before a machine that was built anew again and
+	// again, without anything written meanwhile, goes on with work of its own: what it wants to
+	// write is refused each time, and nothing but time or a request can change that.
+	rebuildMin = 100 * time.Millisecond
+	rebuildMax = 10 * time.Second
 	// never is a timer's distance that does not come.
 	never = 24 * time.Hour
 )
@@ -49,6 +54,8 @@ type loop struct {
 	steps   []*flight // that wait for their records, in order
 	open    int       // proposals without an outcome
 	broken  error     // the machine is ahead of what is committed and must be built anew
+	again   int       // how often it was built anew since anything was committed
+	resume  time.Time // before that it hears of no Tick; zero: at any time
 	lost    bool      // the leadership is over
 }
 
@@ -121,6 +128,8 @@ func (l *loop) run(ctx context.Context) {
 	if !l.reload(topics) {
 		return
 	}
+	l.shell.parts.Observe.Led(1)
+	defer l.shell.parts.Observe.Led(-1)
 	// A machine may have work of its own from the start: what was left undone.
 	l.step(calls, Tick{})
 	for !l.lost {
@@ -143,6 +152,7 @@ func (l *loop) run(ctx context.Context) {
 		case r := <-l.results:
 			l.step(calls, r)
 		case <-timer.C:
+			l.resume = time.Time{}
 			l.step(calls, Tick{})
 		case <-changed:
 			topics, changed = l.shell.parts.Topics()
@@ -154,7 +164,9 @@ func (l *loop) run(ctx context.Context) {
 			if !l.rebuild(topics) {
 				return
 			}
-			l.step(calls, Tick{})
+			if l.resume.IsZero() {
+				l.step(calls, Tick{})
+			}
 		}
 	}
 }
@@ -180,18 +192,27 @@ func (l *loop) reload(topics Topics) bool {
 // rebuild starts over after a change that could not be written: everybody who waits hears
 // so, and memory is what is committed again.
 func (l *loop) rebuild(topics Topics) bool {
+	l.shell.parts.Observe.Rebuilt()
 	l.shell.parts.Log.Error("a coordinator's change was refused; it is built anew from what is committed", "shard", l.id, "err", l.broken)
 	for id, reply := range l.waiting {
 		reply <- answer{err: errReset}
 		delete(l.waiting, id)
 	}
 	l.steps, l.broken = nil, nil
+	if l.again > 0 && l.resume.IsZero() {
+		l.resume = l.shell.parts.Now().Add(min(rebuildMin<<min(l.again-1, 10), rebuildMax))
+	}
+	l.again++
 	return l.reload(topics)
 }
 
 func (l *loop) setTimer(timer *time.Timer) {
 	d := never
-	if at := l.machine.Wake(); !at.IsZero() && l.broken == nil {
+	switch at := l.machine.Wake(); {
+	case l.broken != nil:
+	case !l.resume.IsZero():
+		d = max(0, l.resume.Sub(l.shell.parts.Now()))
+	case !at.IsZero():
 		d = max(0, at.Sub(l.shell.parts.Now()))
 	}
 	timer.Reset(d)
@@ -207,6 +228,7 @@ func (l *loop) step(calls context.Context, ev Event) {
 		return
 	}
 	f := &flight{effects: l.machine.Step(ev, l.shell.parts.Now())}
+	l.shell.parts.Observe.Stepped(len(f.effects.Changes) > 0)
 	switch {
 	case len(f.effects.Changes) > 0:
 		l.steps = append(l.steps, f)
@@ -270,6 +292,7 @@ func (l *loop) settle(calls context.Context) {
 		l.open--
 		switch {
 		case o.err == nil:
+			l.again = 0
 		case errors.Is(o.err, metadata.ErrFenced):
 			l.lost = true
 		default:
@@ -327,6 +350,7 @@ func (l *loop) call(ctx context.Context, c Call) {
 		case <-ctx.Done():
 			return
 		}
+		l.shell.parts.Observe.CallRepeated()
 	}
 }
 

@@ -28,9 +28,10 @@ type Parts struct {
 	Topics func() (Topics, <-chan struct{})
 	// Call tries a call once. An error other than ErrFencedMarker means that the outcome is
 	// not known or not reached: it is called again. nil: the machines make no calls.
-	Call func(ctx context.Context, c Call) (value any, err error)
-	Now  func() time.Time
-	Log  *slog.Logger
+	Call    func(ctx context.Context, c Call) (value any, err error)
+	Now     func() time.Time
+	Log     *slog.Logger
+	Observe Observer // nil: nobody
 }
 
 // Shell runs a machine for every shard that this agent leads. All exported methods may be
@@ -48,6 +49,9 @@ type Shell struct {
 
 // New returns a Shell that runs nothing until Run.
 func New(load Load, parts Parts) *Shell {
+	if parts.Observe == nil {
+		parts.Observe = nobody{}
+	}
 	return &Shell{load: load, parts: parts, loops: map[tiering.ShardID]*loop{}}
 }
 
@@ -108,6 +112,13 @@ func (s *Shell) loop(id tiering.ShardID) *loop {
 // Ask passes a request on to the shard's machine and waits for the reply. Errors:
 // ErrNotCoordinator, ctx's, or what kept the shell from proving that a reply is new.
 func (s *Shell) Ask(ctx context.Context, id tiering.ShardID, from Client, body any) (any, error) {
+	began := s.parts.Now()
+	out, err := s.ask(ctx, id, from, body)
+	s.parts.Observe.Answered(body, s.parts.Now().Sub(began), err)
+	return out, err
+}
+
+func (s *Shell) ask(ctx context.Context, id tiering.ShardID, from Client, body any) (any, error) {
 	if uint32(id) >= s.parts.Journals.NumShards() {
 		return nil, fmt.Errorf("shard %d of %d: %w", id, s.parts.Journals.NumShards(), ErrNotCoordinator)
 	}

@@ -31,6 +31,8 @@ type notebook struct {
 	wake  time.Time
 	parks []coordinator.RequestID
 	told  []string // events but requests
+
+	doomed bool // what it wants to write at each tick is refused
 }
 
 type (
@@ -50,6 +52,7 @@ func load(_ tiering.ShardID, _ tiering.LeaderEpoch, s *shard.State, _ coordinato
 	for range s.Rows(shard.Groups, "book") {
 		m.lines++
 	}
+	m.doomed = s.Row(shard.Groups, "doom", "row") != nil
 	return m, nil
 }
 
@@ -65,6 +68,10 @@ func (m *notebook) Step(ev coordinator.Event, now time.Time) (out coordinator.Ef
 			out.Replies = append(out.Replies, coordinator.Reply{ID: id, Body: "tick"})
 		}
 		m.parks = nil
+		if m.doomed {
+			row := shard.Row{Key: "large", Value: make([]byte, 2<<20)}
+			out.Changes = append(out.Changes, shard.PutRows{Space: shard.Groups, Name: "doom", Rows: []shard.Row{row}})
+		}
 	case coordinator.Changed:
 		m.told = append(m.told, "changed")
 	case coordinator.Cancelled:
@@ -125,6 +132,7 @@ func (m *notebook) request(ev coordinator.Request, now time.Time) (out coordinat
 
 // world is one agent's journals over a metadata store in memory, with a shell.
 type world struct {
+	seen    seen
 	t       *testing.T
 	ctx     context.Context
 	server  *memory.Server
@@ -149,6 +157,25 @@ type leaderSession struct {
 func (s leaderSession) Node() int32 { return int32(s.NodeID()) }
 func (s leaderSession) Alive() bool { return s.Session.Alive() && (s.over == nil || !s.over.Load()) }
 
+// seen counts what the shell tells its observer.
+type seen struct{ answered, refused, steps, writes, led, rebuilt, repeated atomic.Int64 }
+
+func (s *seen) Answered(body any, took time.Duration, err error) {
+	if s.answered.Add(1); err != nil {
+		s.refused.Add(1)
+	}
+}
+
+func (s *seen) Stepped(wrote bool) {
+	if s.steps.Add(1); wrote {
+		s.writes.Add(1)
+	}
+}
+
+func (s *seen) Led(change int) { s.led.Add(int64(change)) }
+func (s *seen) Rebuilt()       { s.rebuilt.Add(1) }
+func (s *seen) CallRepeated()  { s.repeated.Add(1) }
+
 func bubble(t *testing.T, f func(w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -171,7 +198,7 @@ func bubble(t *testing.T, f func(w *world)) {
 			t.Fatal(err)
 		}
 		w.shell = coordinator.New(load, coordinator.Parts{
-			Journals: w.set, Now: time.Now, Log: log, Call: w.call,
+			Journals: w.set, Now: time.Now, Log: log, Call: w.call, Observe: &w.seen,
 			Topics: func() (coordinator.Topics, <-chan struct{}) {
 				v := w.topics.View()
 				return v, v.Changed()
@@ -476,5 +503,60 @@ func TestRefusedChange(t *testing.T) {
 		}
 		w.want(0, peek{}, 1)
 		w.want(0, write{}, 2)
+	})
+}
+
+// A machine whose own work is refused each time is built anew with pauses, rather than as fast
+// as it can be, and serves requests meanwhile.
+func TestRefusedAgainAndAgain(t *testing.T) {
+	bubble(t, func(w *world) {
+		l := w.lead(0)
+		done := make(chan error, 1)
+		l.Propose(&journal.Proposal{
+			Draft: func(d *shard.Draft) error {
+				d.Add(shard.PutRows{Space: shard.Groups, Name: "doom", Rows: []shard.Row{{Key: "row", Value: []byte("x")}}})
+				return nil
+			},
+			Done: func(_ uint64, err error) { done <- err },
+		})
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Release(w.ctx); err != nil {
+			t.Fatal(err)
+		}
+		w.lead(0)
+		time.Sleep(time.Minute)
+		if n := w.seen.rebuilt.Load(); n < 5 || n > 20 {
+			t.Errorf("built anew %d times in a minute, want a few with growing pauses", n)
+		}
+		w.want(0, write{}, 1)
+		w.want(0, peek{}, 1)
+	})
+}
+
+func TestObserver(t *testing.T) {
+	bubble(t, func(w *world) {
+		w.lead(0)
+		w.fail = 2
+		w.want(0, write{}, 1)
+		w.want(0, peek{}, 1)
+		w.want(0, phone{"x"}, "3 <nil>")
+		if _, err := w.shell.Ask(w.ctx, 1, coordinator.Client{}, peek{}); !errors.Is(err, coordinator.ErrNotCoordinator) {
+			t.Error(err)
+		}
+		s := &w.seen
+		// Steps: the first tick, three requests, a result.
+		got := [...]int64{s.answered.Load(), s.refused.Load(), s.steps.Load(), s.writes.Load(), s.led.Load(), s.rebuilt.Load(), s.repeated.Load()}
+		if want := [...]int64{4, 1, 5, 2, 1, 0, 2}; got != want {
+			t.Errorf("answered, refused, steps, writes, led, rebuilt, repeated: %v, want %v", got, want)
+		}
+		if err := w.set.Leader(0).Release(w.ctx); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if n := s.led.Load(); n != 0 {
+			t.Errorf("%d machines after the leadership's end", n)
+		}
 	})
 }
