@@ -9,10 +9,12 @@
 //
 //	world     the cluster of one seed: agents, stores, network         world_test.go, node_test.go
 //	clients   idempotent and plain producers, consumers, an operator   producer_test.go, ...
+//	          transactional producers, zombies of their requests       txnproducer_test.go, txnend_test.go
+//	          members of groups of both protocols, simple groups       groups_test.go, members_test.go
 //	nemesis   what goes wrong, and when                                nemesis_test.go
-//	auditor   replays every journal record as the store commits it     audit_test.go
-//	checker   invariants over the clients' history and the audit       check_test.go
-//	bugs      planted on purpose: the checker must catch each          bugs_test.go
+//	auditor   replays every journal record as the store commits it     audit_test.go, txnaudit_test.go, groupaudit_test.go
+//	checker   invariants over the clients' history and the audit       check_test.go, txncheck_test.go, groupcheck_test.go
+//	bugs      planted on purpose: the checker must catch each          bugs_test.go, txnbugs_test.go
 //
 // A seed fixes the workload and what the nemesis does. It does not fix the order in which
 // goroutines run at the same instant of virtual time, nor the agents' random session ids;

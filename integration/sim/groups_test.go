@@ -51,6 +51,7 @@ type groupWorld struct {
 // lastSigns says until when a member is certainly in the group.
 type lastSigns struct {
 	id    string
+	epoch int32
 	until time.Time
 }
 
@@ -91,6 +92,9 @@ func (w *world) newGroup(name string) *groupWorld {
 // startGroups starts everybody who has to do with groups.
 func (w *world) startGroups(ctx context.Context, tasks *sync.WaitGroup) {
 	start := func(g *groupWorld, n int, consumer bool) {
+		w.mu.Lock()
+		w.groups = append(w.groups, g)
+		w.mu.Unlock()
 		for i := range n {
 			m := &member{w: w, g: g, name: fmt.Sprintf("%s.%d", g.name, i), consumer: consumer, epoch: -1, recovered: make(chan struct{})}
 			m.rnd = w.rand(m.name)
@@ -167,7 +171,21 @@ func (m *member) restless(n int) {
 func (m *member) signed(since time.Time) {
 	m.g.mu.Lock()
 	defer m.g.mu.Unlock()
-	m.g.alive[m] = lastSigns{m.id, since.Add(sessionTimeout)}
+	m.g.alive[m] = lastSigns{m.id, m.epoch, since.Add(sessionTimeout)}
+}
+
+// anyMember returns who is in the group, or was not long ago (KIP-447); false if that is nobody.
+func (g *groupWorld) anyMember() (kafka.GroupMember, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var first *member
+	for m := range g.alive {
+		if first == nil || m.name < first.name {
+			first = m
+		}
+	}
+	s := g.alive[first]
+	return kafka.GroupMember{ID: s.id, Epoch: s.epoch, Version: 3}, first != nil
 }
 
 // needless reports whether nothing has happened since a time that a group may rebalance for: nobody

@@ -219,6 +219,7 @@ func (w *world) result() result {
 	for _, s := range w.sent {
 		r.operations += s.attempts
 	}
+	w.countCoordination(r.fired)
 	r.operations += len(w.polls) + len(w.lists) + len(w.trims) + len(w.txns) + len(w.tries) + len(w.fetches)
 	return r
 }
@@ -298,7 +299,7 @@ func TestSeeds(t *testing.T) {
 	t.Logf("%d seeds, %d operations each, %.1f seeds/s on %d cores", ran, operations/max(1, ran),
 		float64(ran)/took.Seconds(), runtime.GOMAXPROCS(0))
 	if ran >= 200 {
-		for _, f := range faultNames {
+		for _, f := range slices.Concat(faultNames, coordinationNames) {
 			if fired[f] == 0 {
 				t.Errorf("%q never happened in %d seeds: what is never tried is not tested", f, ran)
 			}

@@ -178,7 +178,7 @@ func (a *auditor) transition(id string, before, row *txnRow, revision int64) {
 	if before.prepared() && (!row.prepared() || row.number > before.number) {
 		k := txnKey{before.producer, before.number}
 		t := a.truth(k)
-		if row.complete() && row.number == before.number && t.commit != row.commits() {
+		if row.complete() && row.number == before.number && row.epoch == before.epoch && t.commit != row.commits() {
 			a.w.fail("one decision", nil, "%s: what was decided about transaction %d (commit: %v) has changed at revision %d", id, row.number, t.commit, revision)
 		}
 		a.concluded(id, k, t, revision)

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
 )
 
 // concludeTime is how long transactions may take to end once nobody works on them any more:
@@ -54,6 +56,49 @@ func (w *world) txnOf(digest uint64) *clientTxn {
 		return s.txn
 	}
 	return nil
+}
+
+// coordinationNames are what must happen to transactions and groups somewhere in a few
+// hundred seeds.
+var coordinationNames = []string{
+	"zombie enlist", "zombie batch", "zombie produce", "zombie offsets", "zombie numbered offsets", "zombie end", "zombie commit",
+	"txn committed", "txn aborted", "txn unknown", "txn aborted by the coordinator", "txn fenced", "txn read", "txn refused a late batch",
+	"group offset committed", "group offset refused", "group offset unstable", "group offset none", "group offset in a transaction",
+	"group rebalance", "group epoch",
+}
+
+// countCoordination counts what has happened to transactions and groups. The caller holds mu.
+func (w *world) countCoordination(fired map[string]int) {
+	for _, t := range w.txns {
+		fired["txn "+[]string{"open", "committed", "aborted", "unknown"}[t.fate]]++
+		if len(t.reads) > 0 {
+			fired["txn read"]++
+		}
+		if truth := w.audit.txns.truths[txnKey{t.pid, t.number}]; truth != nil && truth.decided > 0 && !truth.commit && t.told == 0 {
+			fired["txn aborted by the coordinator"]++
+		}
+	}
+	for _, try := range w.tries {
+		switch {
+		case try.acked != 0 && try.txn != nil:
+			fired["group offset in a transaction"]++
+		case try.acked != 0:
+			fired["group offset committed"]++
+		case try.refused == kerr.IllegalGeneration.Code, try.refused == kerr.UnknownMemberID.Code, try.refused == kerr.StaleMemberEpoch.Code:
+			fired["group offset refused"]++
+		}
+	}
+	for i := range w.fetches {
+		switch f := &w.fetches[i]; {
+		case f.got.Code == kerr.UnstableOffsetCommit.Code:
+			fired["group offset unstable"]++
+		case f.got.Offset < 0:
+			fired["group offset none"]++
+		}
+	}
+	for _, t := range w.told {
+		fired["group "+map[bool]string{true: "rebalance", false: "epoch"}[t.member == ""]]++
+	}
 }
 
 // checkTransactions: invariants 4 to 6, over what producers and consumers were told.

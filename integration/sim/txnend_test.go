@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"math/rand/v2"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -14,6 +15,12 @@ import (
 
 // commitOffsets commits offsets of a group as part of the transaction.
 func (x *txnUnderWay) commitOffsets(ctx context.Context, group string) bool {
+	who := kafka.GroupMember{Epoch: -1, Version: 3}
+	if g := x.anyGroup(); g != nil && x.rnd.IntN(2) == 0 {
+		if m, ok := g.anyMember(); ok {
+			group, who = g.name, m
+		}
+	}
 	if !x.add(ctx, nil, group) {
 		return false
 	}
@@ -33,7 +40,7 @@ func (x *txnUnderWay) commitOffsets(ctx context.Context, group string) bool {
 		if len(offsets) == 0 {
 			return true
 		}
-		try := x.w.newCommit(group, "", -1, offsets)
+		try := x.w.newCommit(group, who.ID, who.Epoch, offsets)
 		x.w.mu.Lock()
 		try.txn = x.txn
 		x.txn.tries = append(x.txn.tries, try)
@@ -43,10 +50,10 @@ func (x *txnUnderWay) commitOffsets(ctx context.Context, group string) bool {
 				x.w.mu.Lock()
 				try.copied = true
 				x.w.mu.Unlock()
-				_, _ = x.commitOnce(ctx, p, e, try)
+				_, _ = x.commitOnce(ctx, p, e, who, try)
 			})
 		}
-		got, err := call(ctx, to, x.rnd, !x.v2, func(ctx context.Context) (enlisted, error) { return x.commitOnce(ctx, to, e, try) })
+		got, err := call(ctx, to, x.rnd, !x.v2, func(ctx context.Context) (enlisted, error) { return x.commitOnce(ctx, to, e, who, try) })
 		x.w.history.add(x.name, "offsets", nil, "%s %s of %s code %d number %d (%v)", group, try.name, x.txn.name, got.code, got.number, err)
 		if err != nil {
 			continue
@@ -54,6 +61,9 @@ func (x *txnUnderWay) commitOffsets(ctx context.Context, group string) bool {
 		x.w.outcome(try, got.code, got.revision)
 		if got.code == 0 {
 			x.granted(got, nil, group)
+			if parts := x.w.known(); x.rnd.IntN(3) == 0 {
+				x.w.fetchOffset(ctx, x.name, group, kafka.GroupMember{Epoch: -1, Version: 9}, parts[x.rnd.IntN(len(parts))], true, x.rnd)
+			}
 			return true
 		}
 		if x.refused(got.code, "TxnOffsetCommit") {
@@ -61,6 +71,16 @@ func (x *txnUnderWay) commitOffsets(ctx context.Context, group string) bool {
 		}
 	}
 	return false
+}
+
+// anyGroup returns one of the groups that have members, or nil.
+func (x *txnUnderWay) anyGroup() *groupWorld {
+	x.w.mu.Lock()
+	defer x.w.mu.Unlock()
+	if len(x.w.groups) == 0 {
+		return nil
+	}
+	return x.w.groups[x.rnd.IntN(len(x.w.groups))]
 }
 
 // outcome notes what a client was told of a commit.
@@ -75,14 +95,23 @@ func (w *world) outcome(try *commitTry, code int16, revision int64) {
 }
 
 // commitOnce does what the handler of TxnOffsetCommit does.
-func (x *txnUnderWay) commitOnce(ctx context.Context, p *process, e kafka.Enlistment, try *commitTry) (enlisted, error) {
+func (x *txnUnderWay) commitOnce(ctx context.Context, p *process, e kafka.Enlistment, who kafka.GroupMember, try *commitTry) (enlisted, error) {
 	got, err := enlist(ctx, p, e)
 	if err != nil || got.code != 0 {
 		return got, err
 	}
-	groups, _ := p.coordinators()
 	tx := shard.Transaction{ProducerID: e.ProducerID, Epoch: e.Epoch, Number: got.number}
-	got.code, err = groups.Commit(ctx, from, try.group, kafka.GroupMember{Epoch: -1, Version: 3}, tx, try.list())
+	commit := func(ctx context.Context, p *process) (int16, error) {
+		groups, _ := p.coordinators()
+		return groups.Commit(ctx, from, try.group, who, tx, try.list())
+	}
+	rnd := rand.New(rand.NewPCG(uint64(try.began), uint64(tx.Number)))
+	if x.w.copyLater(rnd, "numbered offsets", func(ctx context.Context, p *process) { _, _ = commit(ctx, p) }) {
+		x.w.mu.Lock()
+		try.copied = true
+		x.w.mu.Unlock()
+	}
+	got.code, err = commit(ctx, p)
 	got.revision = x.w.server.Revision()
 	return got, err
 }

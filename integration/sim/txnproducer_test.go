@@ -116,6 +116,7 @@ func (p *txnProducer) think(ctx context.Context, most time.Duration) {
 
 // fence ends what the producer had: it stops, or takes the id back.
 func (p *txnProducer) fence() {
+	p.w.note("txn fenced")
 	p.ready, p.resume = false, false
 	p.left /= 2
 }
@@ -323,6 +324,7 @@ func (x *txnUnderWay) refused(code int16, what string) bool {
 	case fenced(code):
 		x.fence()
 	case code == kerr.InvalidTxnState.Code, code == kerr.TransactionAbortable.Code, code == kerr.UnknownTopicOrPartition.Code:
+	case code == kerr.IllegalGeneration.Code, code == kerr.UnknownMemberID.Code: // of who commits offsets
 	default:
 		x.w.fail("answers", nil, "%s: %s was answered %v", x.txn.name, what, kerr.ErrorForCode(code))
 	}
@@ -342,7 +344,9 @@ func (x *txnUnderWay) write(ctx context.Context, p *process, e kafka.Enlistment,
 	}
 	number := out.number
 	x.w.copyLater(rand.New(rand.NewPCG(s.digest, uint64(number))), "batch", func(ctx context.Context, p *process) {
-		_, _ = appendTo(ctx, p, s, number)
+		if b, err := appendTo(ctx, p, s, number); err == nil && b.Code != 0 {
+			x.w.note("txn refused a late batch")
+		}
 	})
 	b, err := appendTo(ctx, p, s, number)
 	if err == nil {

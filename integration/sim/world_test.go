@@ -80,6 +80,7 @@ type world struct {
 	fetches     []offsetFetch
 	finals      []*consumer // that have read all that is committed, in the end
 	members     []*member
+	groups      []*groupWorld
 	told        []toldEpoch
 	violations  []violation
 	healed      bool
