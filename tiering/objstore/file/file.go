@@ -18,8 +18,8 @@
 // A deletion is not synced: an object that comes back by a crash is an orphan, as if
 // it had not been deleted yet.
 //
-// All methods may be called concurrently. One process at a time may have the directory
-// open; whoever opens the store sees to that.
+// All methods may be called concurrently. Several processes may have the directory open, on
+// one machine: only one that has it alone removes what is left over.
 package file
 
 import (
@@ -41,7 +41,8 @@ const tempDir = "~tmp"
 // Store is an objstore.Store in a directory. Make one with Open.
 type Store struct {
 	root    string
-	unnamed bool // the file system has files without a name (O_TMPFILE)
+	unnamed bool     // the file system has files without a name (O_TMPFILE)
+	lock    *os.File // shared by all who have the directory open; held for as long as the Store lives
 
 	mu     sync.Mutex          // guards the following
 	synced map[string]struct{} // directories whose own entries are on disk
@@ -49,8 +50,9 @@ type Store struct {
 
 var _ objstore.Store = (*Store)(nil)
 
-// Open opens the store in directory root, which is made if need be. It removes what
-// interrupted writes and deletions have left: temporary files and empty directories.
+// Open opens the store in directory root, which is made if need be. Unless another process
+// has it open, it removes what interrupted writes and deletions have left: temporary files
+// and empty directories.
 func Open(root string) (*Store, error) {
 	root, err := filepath.Abs(root)
 	if err != nil {
@@ -67,14 +69,22 @@ func (s *Store) open() error {
 	if err := os.MkdirAll(s.root, 0o755); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(filepath.Join(s.root, tempDir)); err != nil {
+	lock, alone, err := lockDir(s.root)
+	if err != nil {
 		return err
 	}
-	if _, err := removeEmpty(s.root, true); err != nil {
-		return err
-	}
+	s.lock = lock
 	temp := filepath.Join(s.root, tempDir)
-	if err := os.Mkdir(temp, 0o755); err != nil && !errors.Is(err, fs.ErrExist) { // several agents start at once
+	if alone {
+		err := os.RemoveAll(temp)
+		if err == nil {
+			_, err = removeEmpty(s.root, true)
+		}
+		if err = errors.Join(err, shareLock(lock)); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(temp, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	s.unnamed = canLinkUnnamed(temp)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/floelog/floe/tiering/objstore"
@@ -263,4 +264,31 @@ func BenchmarkGetRange1MiB(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// Several agents on one directory may start at any moment, while others write.
+func TestOpenedByManyAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			for round := range 20 {
+				s, err := file.Open(dir)
+				if err != nil {
+					t.Errorf("opening: %v", err)
+					return
+				}
+				key := fmt.Sprintf("seg/%02d/%d", i, round)
+				if err := s.Put(t.Context(), key, objstore.Body{[]byte(key)}); err != nil {
+					t.Errorf("putting %s: %v", key, err)
+				} else if got, err := s.GetRange(t.Context(), key, 0, int64(len(key))); err != nil || string(got) != key {
+					t.Errorf("getting %s: %q, %v", key, got, err)
+				}
+				if err := s.Delete(t.Context(), key); err != nil { // leaves an empty directory behind
+					t.Errorf("deleting %s: %v", key, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
