@@ -17,10 +17,11 @@ import (
 )
 
 var (
-	oneSeed  = flag.Uint64("seed", 0, "run this seed only")
-	numSeeds = flag.Int("seeds", defaultSeeds, "number of seeds to run")
-	repeat   = flag.Int("repeat", 20, "with -seed: how often, unless it fails before")
-	lines    = flag.Int("lines", 150, "lines of history to show of a failing seed")
+	oneSeed   = flag.Uint64("seed", 0, "run this seed only")
+	firstSeed = flag.Uint64("first", 1, "the first seed to run")
+	numSeeds  = flag.Int("seeds", defaultSeeds, "number of seeds to run")
+	repeat    = flag.Int("repeat", 20, "with -seed: how often, unless it fails before")
+	lines     = flag.Int("lines", 150, "lines of history to show of a failing seed")
 )
 
 func TestMain(m *testing.M) {
@@ -275,7 +276,7 @@ var faultNames = []string{
 }
 
 func TestSeeds(t *testing.T) {
-	first, n := uint64(1), *numSeeds
+	first, n := *firstSeed, *numSeeds
 	if *oneSeed != 0 {
 		first, n = *oneSeed, 1
 	}
