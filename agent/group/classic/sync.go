@@ -39,7 +39,8 @@ func (g *Group) sync(id coordinator.RequestID, r *kmsg.SyncGroupRequest, now tim
 			g.syncAt = time.Time{}
 		}
 	}
-	if g.state == stable {
+	if g.state == stable { // its session begins anew, as Kafka's did up to 3.x: it has just been heard of
+		g.touch(m, now)
 		g.reply(id, g.assigned(m, r.Version))
 		return
 	}
