@@ -16,7 +16,11 @@ type kafkaGo struct{}
 
 func (kafkaGo) write(t *testing.T, addrs []string, topic, codec string, partition int32, values []string) {
 	t.Helper()
-	w := kafka.Writer{Addr: kafka.TCP(addrs...), Topic: topic, RequiredAcks: kafka.RequireAll, BatchTimeout: time.Millisecond,
+	// Of its own: the package's goes on connecting to these addresses, and takes what another
+	// server on one of them says for an array of a billion elements.
+	transport := &kafka.Transport{}
+	defer transport.CloseIdleConnections()
+	w := kafka.Writer{Addr: kafka.TCP(addrs...), Topic: topic, RequiredAcks: kafka.RequireAll, BatchTimeout: time.Millisecond, Transport: transport,
 		Balancer: kafka.BalancerFunc(func(kafka.Message, ...int) int { return int(partition) })}
 	if codec == "gzip" {
 		w.Compression = kafka.Gzip
