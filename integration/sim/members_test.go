@@ -228,8 +228,11 @@ func (m *member) heartbeat(ctx context.Context) {
 		}
 		req.Topics = append(req.Topics, topic)
 	}
+	// A copy of a join that arrives late is one more join, of a member that owns nothing: the
+	// protocol cannot tell it from a return (KIP-848), so members wait until none can come.
+	joins := req.MemberEpoch == 0
 	began := time.Now()
-	resp, err := ask[*kmsg.ConsumerGroupHeartbeatResponse](ctx, m, req, false)
+	resp, err := ask[*kmsg.ConsumerGroupHeartbeatResponse](ctx, m, req, joins)
 	if err != nil {
 		return
 	}
