@@ -228,7 +228,7 @@ func (r *Rollup) move(ctx context.Context, runs []run) error {
 			with.Length += e.Length
 		}
 		next[run.partition] += tiering.Position(with.Length)
-		byShard[run.shard] = append(byShard[run.shard], shard.Replace{Partition: run.partition, With: with})
+		byShard[run.shard] = append(byShard[run.shard], shard.Replace{Partition: run.partition, Of: shard.DigestOf(run.extents), With: []tiering.Extent{with}})
 	}
 	answered, err := r.commit(ctx, byShard)
 	if answered {

@@ -115,12 +115,21 @@ func (id SegmentID) IsZero() bool { return id == SegmentID{} }
 
 func (id SegmentID) String() string { return fmt.Sprintf("%s/%016x", id.Session, id.Seq) }
 
-// SegmentPrefix is the key prefix under which all segments are stored.
-const SegmentPrefix = "seg/"
+// The key prefixes under which objects that a SegmentID names are stored.
+const (
+	SegmentPrefix  = "seg/" // segments
+	ManifestPrefix = "man/" // manifests, see tiering/manifest
+)
 
 // Key returns the object key of the segment: seg/<hash>/<session>/<seq>. The two hex
 // digits of hash spread a session's uploads over the store's key-space partitions.
-func (id SegmentID) Key() string {
+func (id SegmentID) Key() string { return id.key(SegmentPrefix) }
+
+// ManifestKey returns the object key of the manifest of that name: man/<hash>/<session>/<seq>.
+// Manifests and segments share a session's running number.
+func (id SegmentID) ManifestKey() string { return id.key(ManifestPrefix) }
+
+func (id SegmentID) key(prefix string) string {
 	h := uint32(2166136261) // FNV-1a over session and seq
 	for _, b := range id.Session {
 		h = (h ^ uint32(b)) * 16777619
@@ -128,14 +137,19 @@ func (id SegmentID) Key() string {
 	for i := range 8 {
 		h = (h ^ uint32(byte(id.Seq>>(8*i)))) * 16777619
 	}
-	return fmt.Sprintf("%s%02x/%s", SegmentPrefix, byte(h^h>>8^h>>16), id)
+	return fmt.Sprintf("%s%02x/%s", prefix, byte(h^h>>8^h>>16), id)
 }
 
 // ParseSegmentKey reads what SegmentID.Key wrote.
-func ParseSegmentKey(key string) (SegmentID, error) {
+func ParseSegmentKey(key string) (SegmentID, error) { return parseKey(SegmentPrefix, key) }
+
+// ParseManifestKey reads what SegmentID.ManifestKey wrote.
+func ParseManifestKey(key string) (SegmentID, error) { return parseKey(ManifestPrefix, key) }
+
+func parseKey(prefix, key string) (SegmentID, error) {
 	var id SegmentID
-	f := strings.Split(strings.TrimPrefix(key, SegmentPrefix), "/")
-	bad := fmt.Errorf("segment key %q: want %s<hash>/<session>/<seq>", key, SegmentPrefix)
+	f := strings.Split(strings.TrimPrefix(key, prefix), "/")
+	bad := fmt.Errorf("key %q: want %s<hash>/<session>/<seq>", key, prefix)
 	if len(f) != 3 || len(f[2]) != 16 {
 		return id, bad
 	}
@@ -148,7 +162,7 @@ func ParseSegmentKey(key string) (SegmentID, error) {
 		return id, bad
 	}
 	id = SegmentID{Session: session, Seq: seq}
-	if id.Key() != key {
+	if id.key(prefix) != key {
 		return SegmentID{}, bad
 	}
 	return id, nil
@@ -158,21 +172,31 @@ func ParseSegmentKey(key string) (SegmentID, error) {
 // batches, contiguous both in offsets and in bytes. Where they are is a byte range
 // of a segment or, for an inline extent, the bytes themselves.
 //
-// The batches are stored as the producer sent them; a reader patches base offset and
-// leader epoch, which the batch CRC does not cover, from Base and Epoch.
+// The batches cover the extent's offsets without a gap: where log compaction has removed
+// some between two batches, the last offset delta of the first one reaches up to the second
+// one. A reader works out base offsets from Base, and leader epochs from where the
+// partition's epochs begin, and patches them in: the batch CRC does not cover them. Of level 1
+// on, segments hold them already, so that they can be read without metadata.
 type Extent struct {
 	Base         Offset
-	Count        int64 // offsets covered, at least 1
-	MaxTimestamp int64 // greatest record timestamp, milliseconds since 1970
-	Epoch        LeaderEpoch
-	Length       int32     // bytes
-	Segment      SegmentID // zero for an inline extent
-	Position     Position  // of the first byte within the segment
-	Inline       []byte    // the batches themselves, nil unless inline
+	Count        int64       // offsets covered, at least 1
+	MaxTimestamp int64       // greatest record timestamp, milliseconds since 1970
+	Epoch        LeaderEpoch // of the first batch
+	Length       int32       // bytes; 0 for a hole
+	Segment      SegmentID   // zero for an inline extent
+	Position     Position    // of the first byte within the segment
+	Inline       []byte      // the batches themselves, nil unless inline
 }
 
 // End returns the offset after the extent's last.
 func (e Extent) End() Offset { return e.Base + Offset(e.Count) }
 
 // IsInline reports whether the extent carries its bytes itself.
-func (e Extent) IsInline() bool { return e.Segment.IsZero() }
+func (e Extent) IsInline() bool { return e.Segment.IsZero() && e.Length > 0 }
+
+// IsHole reports whether the extent stands for offsets that have no records any more: log
+// compaction removed all of them. Its MaxTimestamp is NoTimestamp.
+func (e Extent) IsHole() bool { return e.Length == 0 }
+
+// NoTimestamp is the timestamp of what has none.
+const NoTimestamp int64 = -1

@@ -17,6 +17,7 @@ var floors = []struct {
 	{"tiering", 2},
 	{"metadata", 3},
 	{"compaction", 4},
+	{"repair", 4},
 	{"agent", 4},
 	{"cmd", 5},
 	{"integration", 6},
@@ -53,7 +54,7 @@ func importFault(from, to string) string {
 	switch {
 	case toFloor > fromFloor:
 		return "arrows point downwards only: declare the interface that you call, and let the upper package hand in the part"
-	case from == "agent" && to == "compaction" || from == "agent" && within(to, "agent"):
+	case from == "agent" && within(to, "compaction") || from == "agent" && within(to, "agent"):
 		return "" // the agent composes its children and the compaction
 	case fromWing == "agent" && toWing == "agent" && to == "agent":
 		return "a child of agent does not know its parent: declare the interface that you call, and agent hands in the part"

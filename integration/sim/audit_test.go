@@ -397,19 +397,22 @@ func (a *auditor) alive(id tiering.ShardID, seq uint64, session tiering.SessionI
 func (a *auditor) replacement(s *auditedShard, c shard.Replace, revision int64) {
 	part := a.w.find(c.Partition)
 	log := a.logs[c.Partition]
-	a.w.history.add("auditor", "replaced", part, "%d to %d by segment %s r%d", c.With.Base, c.With.End(), c.With.Segment, revision)
+	a.w.history.add("auditor", "replaced", part, "%d to %d by segment %s r%d", c.Base(), c.End(), c.With[0].Segment, revision)
 	if log == nil || part.gone.Load() {
 		return // a topic that was dropped meanwhile: nobody reads it any more
 	}
-	found := a.read(part, c.With)
+	var found []committed
+	for _, e := range c.With {
+		found = append(found, a.read(part, e)...)
+	}
 	if len(found) == 0 {
-		a.w.fail("objects", part, "the replacement of %d to %d holds nothing", c.With.Base, c.With.End())
+		a.w.fail("objects", part, "the replacement of %d to %d holds nothing", c.Base(), c.End())
 		return
 	}
-	i, _ := log.find(c.With.Base)
+	i, _ := log.find(c.Base())
 	for _, b := range found {
 		if i >= len(log.batches) || log.batches[i].digest != b.digest || log.batches[i].base != b.base {
-			a.w.fail("one value", part, "the replacement of %d to %d holds other bytes at offset %d", c.With.Base, c.With.End(), b.base)
+			a.w.fail("one value", part, "the replacement of %d to %d holds other bytes at offset %d", c.Base(), c.End(), b.base)
 			return
 		}
 		i++

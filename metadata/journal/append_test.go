@@ -290,7 +290,7 @@ func TestAProposalWhoseDraftFailsIsToldAndTheOthersGoThrough(t *testing.T) {
 }
 
 func TestProposalsThatCanNeverBeCommittedHarmNobodyElse(t *testing.T) {
-	huge := shard.Replace{With: tiering.Extent{Count: 1, Length: 2 << 20, Inline: make([]byte, 2<<20)}}
+	huge := shard.Replace{With: []tiering.Extent{{Count: 1, Length: 2 << 20, Inline: make([]byte, 2<<20)}}}
 	for name, change := range map[string]shard.Change{
 		"too large":                 huge,
 		"not a record that is read": shard.Trim{LogStart: -1},

@@ -77,9 +77,9 @@ func TestReadersUseWhatTheyReadWhileTheViewMovesOn(t *testing.T) {
 				done := make(chan error, 1)
 				l.Propose(&journal.Proposal{
 					Draft: func(d *shard.Draft) error {
-						d.Add(shard.Replace{Partition: somePartition, With: tiering.Extent{
+						d.Add(shard.Replace{Partition: somePartition, With: []tiering.Extent{{
 							Base: base, Count: 2, Length: 128, Segment: tiering.SegmentID{Session: a.session.id, Seq: seq},
-						}})
+						}}})
 						d.Add(shard.Trim{Partition: somePartition, LogStart: base / 2})
 						return nil
 					},

@@ -22,6 +22,8 @@ func (s *State) Apply(r Record) error {
 			s.submissions[c.Session] = submitted{c.Seq, c.Outcomes}
 		case Replace:
 			s.replace(c)
+		case Archive:
+			s.archive(c)
 		case Trim:
 			s.trim(c)
 		case DropTopic:
@@ -112,50 +114,15 @@ func (s *State) countInline(e tiering.Extent, n int) {
 	}
 }
 
-// replaceable returns the indexes [i, j) of the run of extents that covers exactly the
-// offsets of e. All must be of one leader epoch, since readers patch the epoch of a
-// whole extent into its batches.
-func (p *Partition) replaceable(e tiering.Extent) (i, j int, ok bool) {
-	i = p.Find(e.Base)
-	if i == len(p.Extents) || p.Extents[i].Base != e.Base {
-		return 0, 0, false
-	}
-	for j = i; j < len(p.Extents) && p.Extents[j].End() <= e.End(); j++ {
-		if p.Extents[j].Epoch != p.Extents[i].Epoch {
-			return 0, 0, false
-		}
-	}
-	return i, j, j > i && p.Extents[j-1].End() == e.End()
-}
-
-// replace builds a new slice: readers may hold the old one.
-func (s *State) replace(c Replace) {
-	p := s.partitions[c.Partition]
-	if p == nil {
-		return
-	}
-	i, j, ok := p.replaceable(c.With)
-	if !ok {
-		return
-	}
-	e := c.With
-	e.Epoch = p.Extents[i].Epoch
-	for _, old := range p.Extents[i:j] {
-		s.countInline(old, -1)
-	}
-	s.countInline(e, 1)
-	extents := make([]tiering.Extent, 0, len(p.Extents)-(j-i)+1)
-	extents = append(extents, p.Extents[:i]...)
-	extents = append(extents, e)
-	p.Extents = append(extents, p.Extents[j:]...)
-}
-
 func (s *State) trim(c Trim) {
 	p := s.partitions[c.Partition]
 	if p == nil {
 		return
 	}
 	p.LogStart = max(p.LogStart, min(c.LogStart, p.Next))
+	if i := p.FindManifest(p.LogStart); i > 0 {
+		p.Manifests = slices.Clone(p.Manifests[i:])
+	}
 	i := p.Find(p.LogStart)
 	for _, e := range p.Extents[:i] {
 		s.countInline(e, -1)

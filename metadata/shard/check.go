@@ -59,8 +59,13 @@ func (c *checker) change(change Change) error {
 			}
 		}
 	case Replace:
-		if err := sound(x.With, x.With.Base); err != nil {
+		if err := x.check(); err != nil {
 			return fmt.Errorf("replacement in %s: %w", x.Partition, err)
+		}
+		return named(x.Partition)
+	case Archive:
+		if err := x.Manifest.check(); err != nil {
+			return fmt.Errorf("manifest of %s: %w", x.Partition, err)
 		}
 		return named(x.Partition)
 	case Trim:
@@ -137,6 +142,50 @@ func (c *checker) append(a Append) error {
 		}
 	}
 	c.moved(a.Partition, next)
+	return nil
+}
+
+// check demands what Apply and the encoding rely on.
+func (r Replace) check() error {
+	if len(r.With) == 0 {
+		return errors.New("by nothing")
+	}
+	next := r.With[0].Base
+	for _, e := range r.With {
+		if err := whole(e, next); err != nil {
+			return err
+		}
+		if e.Base != next {
+			return fmt.Errorf("extent at offset %d, the one before ends at %d", e.Base, next)
+		}
+		next = e.End()
+	}
+	if r.Cleaned < 0 || r.Cleaned > next {
+		return fmt.Errorf("cleaned up to offset %d, it ends at %d", r.Cleaned, next)
+	}
+	for i, at := range r.Unmarked {
+		if at < r.Base() || at >= next || i > 0 && at <= r.Unmarked[i-1] {
+			return fmt.Errorf("marker at offset %d", at)
+		}
+	}
+	return nil
+}
+
+func (m Manifest) check() error {
+	if m.Base < 0 || m.Count < 1 || m.Count > math.MaxInt64-int64(m.Base) || m.Bytes < 0 || m.Size < 1 || m.Object.Session.IsZero() {
+		return fmt.Errorf("impossible manifest %+v", m)
+	}
+	return nil
+}
+
+// whole is sound for an extent that may be a hole.
+func whole(e tiering.Extent, base tiering.Offset) error {
+	if !e.IsHole() {
+		return sound(e, base)
+	}
+	if base < 0 || e.Count < 1 || e.Count > math.MaxInt64-int64(base) || e.Position != 0 || !e.Segment.IsZero() || len(e.Inline) > 0 || e.MaxTimestamp != tiering.NoTimestamp {
+		return fmt.Errorf("impossible hole at offset %d: %+v", base, e)
+	}
 	return nil
 }
 

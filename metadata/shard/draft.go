@@ -135,7 +135,10 @@ func bulk(c Change) int {
 	n := 0
 	switch c := c.(type) {
 	case Replace:
-		n = len(c.With.Inline)
+		n = 64*len(c.With) + binary.MaxVarintLen64*len(c.Unmarked)
+		for _, e := range c.With {
+			n += len(e.Inline)
+		}
 	case PutRows:
 		n = len(c.Name)
 		for _, r := range c.Rows {

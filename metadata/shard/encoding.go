@@ -25,14 +25,14 @@ func (e *encoder) partition(tp tiering.TopicPartition) {
 // extent writes all of an extent but its base and epoch.
 //
 //	count uvarint | max timestamp varint | length uvarint | session 16 | then
-//	    zero session:  the batches themselves, length bytes
+//	    zero session:  the batches themselves, length bytes; none for a hole (version 3)
 //	    otherwise:     segment seq uvarint | position uvarint
 func (e *encoder) extent(x tiering.Extent) {
 	e.uint(uint64(x.Count))
 	e.int(x.MaxTimestamp)
 	e.uint(uint64(x.Length))
 	e.raw(x.Segment.Session[:])
-	if x.IsInline() {
+	if x.Segment.IsZero() {
 		e.raw(x.Inline)
 		return
 	}
@@ -169,12 +169,14 @@ func (d *decoder) extent() (x tiering.Extent) {
 	x.MaxTimestamp = d.int()
 	x.Length = d.int32("extent length")
 	x.Segment.Session = d.session()
-	if x.Count < 1 || x.Length < 1 {
+	if hole := x.Length == 0 && x.Segment.Session.IsZero() && x.MaxTimestamp == tiering.NoTimestamp; x.Count < 1 || x.Length < 1 && (!hole || d.version < 3) {
 		d.fail("extent of nothing")
 		return x
 	}
 	if x.Segment.Session.IsZero() {
-		x.Inline = d.raw(int(x.Length))
+		if x.Length > 0 {
+			x.Inline = d.raw(int(x.Length))
+		}
 		return x
 	}
 	x.Segment.Seq = d.uint()

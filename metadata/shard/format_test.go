@@ -51,10 +51,10 @@ func sampleRecord1() shard.Record {
 				Producers: []shard.ProducerAppend{{ProducerID: 77, ProducerEpoch: 2, FirstSeq: math.MaxInt32, LastSeq: 0, Base: 1003, Timestamp: 1700000000001}},
 			},
 			shard.Submitted{Session: session, Seq: 12, Outcomes: []shard.Outcome{{Base: 1000}, {Code: shard.OutOfOrderSequence, Base: -1}}},
-			shard.Replace{Partition: tp3, With: tiering.Extent{
+			shard.Replace{Partition: tp3, With: []tiering.Extent{{
 				Base: 900, Count: 100, MaxTimestamp: 1600000000000, Length: 12345, Segment: tiering.SegmentID{Session: session, Seq: 8}, Position: 64,
-			}},
-			shard.Replace{Partition: tiering.TopicPartition{Topic: tpB.Topic}, With: tiering.Extent{Count: 1, Length: 1, Inline: []byte("x")}},
+			}}},
+			shard.Replace{Partition: tiering.TopicPartition{Topic: tpB.Topic}, With: []tiering.Extent{{Count: 1, Length: 1, Inline: []byte("x")}}},
 			shard.Trim{Partition: tp3, LogStart: 800},
 			shard.DropTopic{Topic: tpB.Topic},
 			shard.ForgetSession{Session: session},

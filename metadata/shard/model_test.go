@@ -464,7 +464,7 @@ func (p *play) replacement(tp tiering.TopicPartition) (shard.Replace, bool) {
 	if p.rnd.IntN(5) == 0 {
 		with.Count += 1 << 40 // there is no such run
 	}
-	return shard.Replace{Partition: tp, With: with}, true
+	return shard.Replace{Partition: tp, With: []tiering.Extent{with}}, true
 }
 
 // batchesOf reads an extent back, as a fetch would.

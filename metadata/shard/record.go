@@ -26,7 +26,7 @@ type changeKind uint8
 const (
 	kindAppend          changeKind = 1
 	kindSubmitted       changeKind = 2
-	kindReplace         changeKind = 3
+	kindReplace         changeKind = 3 // of versions 1 and 2: one extent, without a digest
 	kindTrim            changeKind = 4
 	kindDropTopic       changeKind = 5
 	kindForgetSession   changeKind = 6
@@ -37,6 +37,8 @@ const (
 	kindDeleteOffsets   changeKind = 11
 	kindDropGroup       changeKind = 12
 	kindMark            changeKind = 13
+	kindReplaceRun      changeKind = 14
+	kindArchive         changeKind = 15
 )
 
 // Append adds record batches at the end of a partition.
@@ -86,13 +88,6 @@ const (
 	DuplicateOfUnknownOffset Code = 46 // DUPLICATE_SEQUENCE_NUMBER
 )
 
-// Replace puts one extent in the place of a run of extents of the same offsets. If the
-// partition no longer has exactly that run, nothing happens: the replacement came late.
-type Replace struct {
-	Partition tiering.TopicPartition
-	With      tiering.Extent
-}
-
 // Trim moves a partition's log start forward; never back.
 type Trim struct {
 	Partition tiering.TopicPartition
@@ -111,7 +106,8 @@ type ExpireProducers struct{ Before int64 }
 
 func (Append) kind() changeKind          { return kindAppend }
 func (Submitted) kind() changeKind       { return kindSubmitted }
-func (Replace) kind() changeKind         { return kindReplace }
+func (Replace) kind() changeKind         { return kindReplaceRun }
+func (Archive) kind() changeKind         { return kindArchive }
 func (Trim) kind() changeKind            { return kindTrim }
 func (DropTopic) kind() changeKind       { return kindDropTopic }
 func (ForgetSession) kind() changeKind   { return kindForgetSession }

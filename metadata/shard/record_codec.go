@@ -13,8 +13,9 @@ import (
 //	version 1 byte | seq uvarint | epoch uvarint | leader 16 | nonce uvarint | time varint
 //	changes: count uvarint, then each: kind 1 byte, fields as in the change's encode
 //
-// Version 1 had the kinds up to 7, and no transaction in Append's producers.
-const recordVersion = 2
+// Version 1 had the kinds up to 7, and no transaction in Append's producers. Version 2 had the
+// kinds up to 13. Kind 3 is only read: kind 14 takes its place.
+const recordVersion = 3
 
 // Encode appends the record's journal form to b.
 func (r Record) Encode(b []byte) []byte {
@@ -86,8 +87,9 @@ func (d *decoder) change() Change {
 	case kindReplace:
 		c := Replace{Partition: d.partition()}
 		base := tiering.Offset(d.int63("offset"))
-		c.With = d.extent()
-		c.With.Base = base
+		with := d.extent()
+		with.Base = base
+		c.With = []tiering.Extent{with}
 		return c
 	case kindTrim:
 		return Trim{d.partition(), tiering.Offset(d.int63("offset"))}
@@ -120,6 +122,9 @@ func (d *decoder) change2(kind changeKind) Change {
 		return DropGroup{d.string()}
 	case kindMark:
 		return d.mark()
+	}
+	if d.version >= 3 {
+		return d.change3(kind)
 	}
 	return d.unknown(kind)
 }
@@ -190,12 +195,6 @@ func (c Submitted) encode(e *encoder) {
 	e.raw(c.Session[:])
 	e.uint(c.Seq)
 	e.outcomes(c.Outcomes)
-}
-
-func (c Replace) encode(e *encoder) {
-	e.partition(c.Partition)
-	e.uint(uint64(c.With.Base))
-	e.extent(c.With)
 }
 
 func (c Trim) encode(e *encoder) {

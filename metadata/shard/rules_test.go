@@ -291,7 +291,7 @@ func TestReadersKeepTheExtentsTheyHold(t *testing.T) {
 	held := s.Partition(tpA).Extents
 	copied := slices.Clone(held)
 	commit(t, s, 1, 0, func(d *shard.Draft) {
-		d.Add(shard.Replace{Partition: tpA, With: tiering.Extent{Base: 2, Count: 6, Length: 9, Segment: tiering.SegmentID{Session: session, Seq: 2}}})
+		d.Add(shard.Replace{Partition: tpA, With: []tiering.Extent{{Base: 2, Count: 6, Length: 9, Segment: tiering.SegmentID{Session: session, Seq: 2}}}})
 	})
 	commit(t, s, 1, 0, func(d *shard.Draft) { d.Add(shard.Trim{Partition: tpA, LogStart: 5}) })
 	commit(t, s, 1, 0, func(d *shard.Draft) { submit(t, d, submission(20, part(tpA, plain(1)))) })
@@ -313,7 +313,7 @@ func TestReplaceDoesNothingWhenItComesLate(t *testing.T) {
 		}
 	}
 	with := func(base tiering.Offset, count int64) shard.Change {
-		return shard.Replace{Partition: tpA, With: tiering.Extent{Base: base, Count: count, Length: 9, Segment: tiering.SegmentID{Session: session, Seq: 7}}}
+		return shard.Replace{Partition: tpA, With: []tiering.Extent{{Base: base, Count: count, Length: 9, Segment: tiering.SegmentID{Session: session, Seq: 7}}}}
 	}
 	for name, c := range map[string]shard.Change{
 		"begins within an extent":    with(1, 3),
@@ -321,7 +321,7 @@ func TestReplaceDoesNothingWhenItComesLate(t *testing.T) {
 		"covers two leader epochs":   with(2, 4),
 		"begins after the end":       with(12, 2),
 		"ends after the end":         with(10, 4),
-		"is of an unknown partition": shard.Replace{Partition: tpB, With: tiering.Extent{Count: 1, Length: 1, Segment: tiering.SegmentID{Session: session}}},
+		"is of an unknown partition": shard.Replace{Partition: tpB, With: []tiering.Extent{{Count: 1, Length: 1, Segment: tiering.SegmentID{Session: session}}}},
 	} {
 		before := len(s.Partition(tpA).Extents)
 		commit(t, s, 2, 0, func(d *shard.Draft) { d.Add(c) })

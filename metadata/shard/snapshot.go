@@ -17,7 +17,8 @@ import (
 //	0   8  magic "FLOESNAP"
 //	8   1  version
 //	9   n  body: seq uvarint | epoch uvarint | forgotten producer id + 1 uvarint
-//	       partitions: count, each, in order: partition | next | log start |
+//	       partitions: count, each, in order: partition | next | log start | cleaned |
+//	           manifests: count, each as in Archive |
 //	           extents: count, each (base uvarint, epoch uvarint, extent) |
 //	           epochs: count, each (epoch uvarint, start uvarint) |
 //	           producers: count, each, by id: id uvarint | epoch | updated varint |
@@ -31,10 +32,11 @@ import (
 //	       rows and groups: see coordinated
 //	9+n 4  CRC-32C of everything before, little-endian
 //
-// Version 1 had no transactions (ended, coordinator epoch, open, aborted), rows and groups.
+// Version 1 had no transactions (ended, coordinator epoch, open, aborted), rows and groups;
+// versions 1 and 2 had neither cleaned nor manifests.
 const (
 	snapshotMagic   = "FLOESNAP"
-	snapshotVersion = 2
+	snapshotVersion = 3
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -64,6 +66,11 @@ func (s *State) EncodeSnapshot(b []byte) []byte {
 func (e *encoder) partitionState(p *Partition) {
 	e.uint(uint64(p.Next))
 	e.uint(uint64(p.LogStart))
+	e.uint(uint64(p.Cleaned))
+	e.uint(uint64(len(p.Manifests)))
+	for _, m := range p.Manifests {
+		e.manifest(m)
+	}
 	e.uint(uint64(len(p.Extents)))
 	for _, x := range p.Extents {
 		e.uint(uint64(x.Base))
@@ -168,15 +175,26 @@ func (d *decoder) state() *State {
 // consistent reports whether the extents lie end to end up to the next offset, and the
 // epochs ascend.
 func (p *Partition) consistent() bool {
-	if p.LogStart > p.Next {
+	if p.LogStart > p.Next || p.Cleaned > p.Next {
 		return false
+	}
+	for i, m := range p.Manifests {
+		end := p.Next
+		if i+1 < len(p.Manifests) {
+			end = p.Manifests[i+1].Base
+		} else if len(p.Extents) > 0 {
+			end = p.Extents[0].Base
+		}
+		if m.End() != end {
+			return false
+		}
 	}
 	for i, e := range p.Extents {
 		end := p.Next
 		if i+1 < len(p.Extents) {
 			end = p.Extents[i+1].Base
 		}
-		if sound(e, e.Base) != nil || e.End() != end {
+		if whole(e, e.Base) != nil || e.End() != end {
 			return false
 		}
 	}
@@ -190,7 +208,13 @@ func (p *Partition) consistent() bool {
 
 func (d *decoder) partitionState() *Partition {
 	p := &Partition{Next: tiering.Offset(d.int63("offset")), LogStart: tiering.Offset(d.int63("offset"))}
-	if n := d.count(minExtentBytes+2, "extent"); n > 0 {
+	if d.version >= 3 {
+		p.Cleaned = tiering.Offset(d.int63("offset"))
+		for range d.count(minManifestBytes, "manifest") {
+			p.Manifests = append(p.Manifests, d.manifest())
+		}
+	}
+	if n := d.count(minExtentBytes+1, "extent"); n > 0 {
 		p.Extents = make([]tiering.Extent, n)
 	}
 	for i := range p.Extents {

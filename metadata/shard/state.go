@@ -55,8 +55,10 @@ type State struct {
 type Partition struct {
 	Next      tiering.Offset   // the next record's offset: log end and high watermark
 	LogStart  tiering.Offset   // the first offset that may be read
-	Extents   []tiering.Extent // ascending, from the one that holds LogStart
+	Manifests []Manifest       // ascending, from the one that holds LogStart; Extents follow the last one
+	Extents   []tiering.Extent // ascending, from the one that holds LogStart, if no manifest does
 	Epochs    []EpochStart     // ascending; where each leader epoch's records begin
+	Cleaned   tiering.Offset   // log compaction has been done below; 0: never
 	producers map[int64]*producer
 	open      []OpenTransaction // ascending by First, one of a producer at most
 	aborted   []abortedRun      // ascending by Last

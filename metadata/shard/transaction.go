@@ -195,3 +195,14 @@ func (d *Draft) Mark(m Marker) Outcome {
 	d.overlay(m.Partition, t.ProducerID).conclude(t, m.Coordinator, now)
 	return Outcome{OK, base}
 }
+
+// unmark forgets the aborted transactions whose markers log compaction has removed.
+func (p *Partition) unmark(markers []tiering.Offset) {
+	if len(markers) == 0 || len(p.aborted) == 0 {
+		return
+	}
+	p.aborted = slices.DeleteFunc(slices.Clone(p.aborted), func(a abortedRun) bool {
+		_, found := slices.BinarySearch(markers, a.Last)
+		return found
+	})
+}

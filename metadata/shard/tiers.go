@@ -1,0 +1,122 @@
+package shard
+
+import (
+	"slices"
+
+	"github.com/floelog/floe/tiering"
+)
+
+// Manifest stands for a run of a partition's extents that lie in an object of their own
+// (tiering/manifest), so that a partition's state stays small however long it is retained.
+type Manifest struct {
+	Base         tiering.Offset
+	Count        int64             // offsets that its extents cover
+	MaxTimestamp int64             // greatest of its extents
+	Bytes        int64             // of the batches that its extents name
+	Object       tiering.SegmentID // names the object, see tiering.SegmentID.ManifestKey
+	Size         int32             // bytes of the object
+}
+
+// End returns the offset after the manifest's last.
+func (m Manifest) End() tiering.Offset { return m.Base + tiering.Offset(m.Count) }
+
+// Replace puts extents in the place of a run of a partition's extents, or whole manifests and
+// extents, that cover the same offsets. If the partition no longer has exactly the run that
+// Of names, nothing happens: the replacement came late.
+type Replace struct {
+	Partition tiering.TopicPartition
+
+	// Of is the Digest of the run that is replaced; a replacement made of something else than
+	// what is there now would bring back what another one has removed. 0, which format
+	// version 2 knew alone: any run of extents of one leader epoch.
+	Of uint64
+
+	// With lies end to end. Epochs are implied. A hole (tiering.Extent.IsHole) stands for
+	// offsets whose records log compaction has removed.
+	With []tiering.Extent
+
+	// Cleaned, where greater than 0, is the offset below which log compaction has been done.
+	Cleaned tiering.Offset
+	// Unmarked are the offsets of abort markers that With has no more, ascending: nothing is left
+	// of their transactions, and readers must not be told of them.
+	Unmarked []tiering.Offset
+}
+
+// Base returns the offset of the first record that is replaced.
+func (r Replace) Base() tiering.Offset { return r.With[0].Base }
+
+// End returns the offset after the last record that is replaced.
+func (r Replace) End() tiering.Offset { return r.With[len(r.With)-1].End() }
+
+// Archive moves the first of a partition's extents, which follow its manifests, into a
+// manifest. If the partition does not begin with the run that Of names any more, nothing
+// happens.
+type Archive struct {
+	Partition tiering.TopicPartition
+	Of        uint64 // Digest of the run
+	Manifest  Manifest
+}
+
+// replace builds new slices: readers may hold the old ones.
+func (s *State) replace(c Replace) {
+	p := s.partitions[c.Partition]
+	if p == nil {
+		return
+	}
+	manifests, extents, ok := p.Run(c.Base(), c.End())
+	switch {
+	case !ok:
+		return
+	case c.Of == 0 && (len(manifests) > 0 || !oneEpoch(extents)):
+		return
+	case c.Of != 0 && c.Of != digestOf(manifests, extents):
+		return
+	}
+	if len(manifests) > 0 {
+		i := p.FindManifest(c.Base())
+		if rest := p.Manifests[i+len(manifests):]; len(rest) > 0 {
+			return // manifests precede extents: one in the middle cannot become extents
+		}
+		p.Manifests = slices.Clone(p.Manifests[:i])
+	}
+	i := p.Find(c.Base())
+	for _, old := range extents {
+		s.countInline(old, -1)
+	}
+	out := make([]tiering.Extent, 0, len(p.Extents)-len(extents)+len(c.With))
+	out = append(out, p.Extents[:i]...)
+	for _, e := range c.With {
+		e.Epoch = EpochAt(p.Epochs, e.Base)
+		s.countInline(e, 1)
+		out = append(out, e)
+	}
+	p.Extents = append(out, p.Extents[i+len(extents):]...)
+	p.Cleaned = max(p.Cleaned, c.Cleaned)
+	p.unmark(c.Unmarked)
+}
+
+func oneEpoch(extents []tiering.Extent) bool {
+	for _, e := range extents {
+		if e.Epoch != extents[0].Epoch {
+			return false
+		}
+	}
+	return true
+}
+
+// archive moves the first extents behind a manifest.
+func (s *State) archive(c Archive) {
+	p := s.partitions[c.Partition]
+	if p == nil || len(p.Extents) == 0 || p.Extents[0].Base != c.Manifest.Base {
+		return
+	}
+	manifests, extents, ok := p.Run(c.Manifest.Base, c.Manifest.End())
+	if !ok || len(manifests) > 0 || c.Of != digestOf(nil, extents) {
+		return
+	}
+	for _, old := range extents {
+		s.countInline(old, -1)
+	}
+	p.Manifests = append(p.Manifests[:len(p.Manifests):len(p.Manifests)], c.Manifest)
+	p.Extents = slices.Clone(p.Extents[len(extents):])
+}
