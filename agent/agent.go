@@ -131,6 +131,7 @@ type Agent struct {
 
 	catalogue  *catalogue.Catalogue
 	agents     *membership.Agents
+	cluster    *cluster // as clients are told
 	set        *journal.Set
 	sequencer  *sequencer
 	questions  *questions
@@ -234,6 +235,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	task("topics", a.catalogue.Run)
 	task("agents", a.agents.Run)
+	task("who is there", a.cluster.run)
 	task("journals", a.set.Run)
 	task("groups", a.questions.groups.Run)
 	task("transactions", a.questions.txns.Run)
@@ -341,9 +343,10 @@ func (a *Agent) assemble(c catalogue.Cluster) error {
 		a.parts.Peers = peer.NewClient()
 	}
 	a.sequencer = &sequencer{self: &a.node, set: a.set, agents: a.agents, topics: a.catalogue, peers: a.parts.Peers}
+	a.cluster = &cluster{self: &a.node, cluster: c, set: a.set, agents: a.agents, now: time.Now}
 	a.ports = kafka.Parts{
 		Topics: a.catalogue, Changes: a.catalogue,
-		Cluster:     &cluster{self: &a.node, cluster: c, set: a.set, agents: a.agents},
+		Cluster:     a.cluster,
 		Producer:    &producer{set: a.set, current: &a.current, refused: a.refused},
 		Reader:      reader{a.reader},
 		Offsets:     offsets{r: a.reader, set: a.set},

@@ -13,7 +13,8 @@ import (
 
 // Metadata: v0-13
 //
-// The live agents and the asked-for topics, all topics where the list is null (v0: empty).
+// The live agents, with those that ended a few seconds ago (their partitions have other leaders
+// already, but clients must not let go of them too soon, see Cluster), and the asked-for topics, all topics where the list is null (v0: empty).
 // Every partition has a leader as long as an agent lives. Missing topics are created if the
 // request and auto.create.topics.enable allow it, and are in the answer at once.
 //
@@ -26,7 +27,7 @@ import (
 func (h *Handler) metadata(ctx context.Context, req *kmsg.MetadataRequest) kmsg.Response {
 	resp := req.ResponseKind().(*kmsg.MetadataResponse)
 	v := h.view()
-	for _, a := range v.agents {
+	for _, a := range h.Cluster.Familiar() {
 		b := kmsg.NewMetadataResponseBroker()
 		b.NodeID, b.Host, b.Port = a.NodeID, a.Host, a.Port
 		if a.Rack != "" {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -166,6 +167,7 @@ type cluster struct {
 	id      string
 	self    int32
 	agents  []kafka.Agent
+	parted  []kafka.Agent
 	epochs  map[tiering.ShardID]tiering.LeaderEpoch
 	leaders map[tiering.ShardID]int32
 }
@@ -174,6 +176,8 @@ func (c *cluster) ClusterID() string     { return c.id }
 func (c *cluster) Self() int32           { return c.self }
 func (c *cluster) Shards() uint32        { return 4 }
 func (c *cluster) Agents() []kafka.Agent { return c.agents }
+
+func (c *cluster) Familiar() []kafka.Agent { return append(slices.Clone(c.agents), c.parted...) }
 
 func (c *cluster) Leader(s tiering.ShardID) (int32, tiering.LeaderEpoch) {
 	node, ok := c.leaders[s]

@@ -66,6 +66,9 @@ type Cluster interface {
 	// Agents returns the live agents in the order of their node ids. The slice is shared:
 	// it is replaced, never modified.
 	Agents() []Agent
+	// Familiar returns Agents and those that were among them a few seconds ago, which clients
+	// keep what they have for: they find out themselves whether one is back.
+	Familiar() []Agent
 	// Leader returns who leads a shard, and under which epoch. Between two leaders it names
 	// a live agent with the newest epoch known: any agent can serve any partition, so
 	// clients need not wait for the election.

@@ -66,6 +66,47 @@ func TestMetadata(t *testing.T) {
 	})
 }
 
+// librdkafka from 2.10 on drops what Metadata does not name, and may wait for it for ever:
+// confluentinc/librdkafka#5511. Nothing else may send clients to an agent that has ended.
+func TestMetadataNamesAgentsThatEndedJustNow(t *testing.T) {
+	w := newWorld(t)
+	w.cluster.parted = []kafka.Agent{{NodeID: 4, Host: "d.example", Port: 9092}}
+	topic := w.create("orders", 5)
+	for p := range int32(5) {
+		w.cluster.leaders[tiering.ShardOf(topic.FirstShard, p, 4)] = 4
+	}
+	versions(w, 3, func(v int16) {
+		resp := call[*kmsg.MetadataResponse](w, askMetadata(v, false, "orders"))
+		if n := len(resp.Brokers); n != 4 || resp.Brokers[3].NodeID != 4 || resp.Brokers[3].Host != "d.example" || resp.Brokers[3].Port != 9092 {
+			t.Fatalf("v%d: told of %+v, want the three that live and the one that ended", v, resp.Brokers)
+		}
+		for _, p := range resp.Topics[0].Partitions {
+			if p.Leader == 4 || slices.Contains(p.Replicas, 4) || slices.Contains(p.ISR, 4) {
+				t.Errorf("v%d: clients are sent to the agent that ended: %+v", v, p)
+			}
+		}
+	})
+	versions(w, 60, func(v int16) {
+		req := kmsg.NewPtrDescribeClusterRequest()
+		req.Version, req.EndpointType = v, 1
+		if resp := call[*kmsg.DescribeClusterResponse](w, req); len(resp.Brokers) != 3 {
+			t.Errorf("DescribeCluster v%d: %+v, want the three that live", v, resp.Brokers)
+		}
+	})
+	versions(w, 10, func(v int16) {
+		req := kmsg.NewPtrFindCoordinatorRequest()
+		req.Version, req.CoordinatorKey, req.CoordinatorKeys = v, "g", []string{"g"}
+		resp := call[*kmsg.FindCoordinatorResponse](w, req)
+		node := resp.NodeID
+		if v >= 4 {
+			node = resp.Coordinators[0].NodeID
+		}
+		if node < 1 || node > 3 {
+			t.Errorf("FindCoordinator v%d: node %d", v, node)
+		}
+	})
+}
+
 func TestMetadataOfAllAndNone(t *testing.T) {
 	w := newWorld(t)
 	w.create("b", 1)
