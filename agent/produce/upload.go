@@ -7,6 +7,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/floelog/floe/tiering"
+	"github.com/floelog/floe/tiering/objstore"
 	"github.com/floelog/floe/tiering/segment"
 )
 
@@ -72,7 +73,7 @@ func (p *Pipeline) put(f *flush, built *segment.Built) error {
 		return fmt.Errorf("waiting for an upload slot: %w", ctx.Err())
 	}
 	start := p.parts.Now()
-	err := p.parts.Objects.Put(ctx, f.seg.Key(), built.Body)
+	err := p.parts.Objects.Put(objstore.WithPurpose(ctx, objstore.Produce), f.seg.Key(), built.Body)
 	p.parts.Observe.Uploaded(built.Size, p.parts.Now().Sub(start), err)
 	return err
 }

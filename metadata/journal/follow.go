@@ -166,7 +166,7 @@ func goneBack(id tiering.ShardID, view, head uint64) error {
 }
 
 func (s *Set) loadSnapshot(ctx context.Context, id tiering.ShardID, p snapshotValue) error {
-	b, err := s.parts.Objects.GetRange(ctx, p.Key, 0, p.Size)
+	b, err := s.parts.Objects.GetRange(objstore.WithPurpose(ctx, objstore.Metadata), p.Key, 0, p.Size)
 	if err != nil {
 		return fmt.Errorf("shard %d: loading snapshot %s: %w", id, p.Key, err)
 	}

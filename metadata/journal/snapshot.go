@@ -67,6 +67,7 @@ func (l *Leader) snapshotDone(r snapshotResult) {
 // snapshot writes the state as one object; then, in one fenced transaction, moves the
 // pointer and deletes the journal behind it.
 func (l *Leader) snapshot(ctx context.Context) snapshotResult {
+	ctx = objstore.WithPurpose(ctx, objstore.Metadata)
 	var data []byte
 	var seq uint64
 	l.view.Read(func(s *shard.State) { data, seq = s.EncodeSnapshot(nil), s.Seq })

@@ -10,7 +10,8 @@ import (
 )
 
 // Metered returns a store that counts its calls in reg: requests by kind and outcome,
-// bytes by kind, and latency by kind. Agents of one process that share a registry
+// bytes by kind, latency by kind, and both requests and bytes by what they were made for
+// (Purpose), which is what a bill is made of. Agents of one process that share a registry
 // share the counters. A Delete of any number of keys is one request here.
 func Metered(inner Store, reg prometheus.Registerer) (Store, error) {
 	m := &metered{Store: inner}
@@ -37,6 +38,9 @@ func Metered(inner Store, reg prometheus.Registerer) (Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := m.registerPurposes(reg); err != nil {
+		return nil, err
+	}
 	for k, name := range kindNames {
 		m.kinds[k] = kindMetrics{bytes: moved.WithLabelValues(name), seconds: seconds.WithLabelValues(name)}
 		for o, outcome := range outcomeNames {
@@ -44,6 +48,30 @@ func Metered(inner Store, reg prometheus.Registerer) (Store, error) {
 		}
 	}
 	return m, nil
+}
+
+// registerPurposes adds the counts by purpose.
+func (m *metered) registerPurposes(reg prometheus.Registerer) error {
+	requests, err := register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "floe_objstore_purpose_requests_total",
+		Help: "Requests to the object store, each attempt counted, by kind and by what they were made for.",
+	}, []string{"kind", "purpose"}))
+	if err != nil {
+		return err
+	}
+	moved, err := register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "floe_objstore_purpose_bytes_total",
+		Help: "Bytes of object content put and got by requests that succeeded, by what they were made for.",
+	}, []string{"kind", "purpose"}))
+	if err != nil {
+		return err
+	}
+	for k, kind := range kindNames {
+		for _, p := range Purposes() {
+			m.purposes[k][p] = purposeMetrics{requests.WithLabelValues(kind, p.String()), moved.WithLabelValues(kind, p.String())}
+		}
+	}
+	return nil
 }
 
 // register adds c to reg, or returns the equal collector that is there already.
@@ -125,51 +153,59 @@ type kindMetrics struct {
 	seconds  prometheus.Observer
 }
 
-type metered struct {
-	Store
-	kinds [kinds]kindMetrics
+type purposeMetrics struct {
+	requests prometheus.Counter
+	bytes    prometheus.Counter
 }
 
-func (m *metered) observe(k kind, start time.Time, n int64, err error) {
-	km := &m.kinds[k]
+type metered struct {
+	Store
+	kinds    [kinds]kindMetrics
+	purposes [kinds][numPurposes]purposeMetrics
+}
+
+func (m *metered) observe(ctx context.Context, k kind, start time.Time, n int64, err error) {
+	km, pm := &m.kinds[k], &m.purposes[k][PurposeOf(ctx)]
 	km.requests[outcomeOf(err)].Inc()
+	pm.requests.Inc()
 	km.seconds.Observe(time.Since(start).Seconds())
 	if err == nil && n > 0 {
 		km.bytes.Add(float64(n))
+		pm.bytes.Add(float64(n))
 	}
 }
 
 func (m *metered) Put(ctx context.Context, key string, body Body) error {
 	start := time.Now()
 	err := m.Store.Put(ctx, key, body)
-	m.observe(kindPut, start, body.Size(), err)
+	m.observe(ctx, kindPut, start, body.Size(), err)
 	return err
 }
 
 func (m *metered) GetRange(ctx context.Context, key string, off, n int64) ([]byte, error) {
 	start := time.Now()
 	data, err := m.Store.GetRange(ctx, key, off, n)
-	m.observe(kindGet, start, n, err)
+	m.observe(ctx, kindGet, start, n, err)
 	return data, err
 }
 
 func (m *metered) Head(ctx context.Context, key string) (Info, error) {
 	start := time.Now()
 	info, err := m.Store.Head(ctx, key)
-	m.observe(kindHead, start, 0, err)
+	m.observe(ctx, kindHead, start, 0, err)
 	return info, err
 }
 
 func (m *metered) List(ctx context.Context, prefix, after string, limit int) ([]Info, error) {
 	start := time.Now()
 	infos, err := m.Store.List(ctx, prefix, after, limit)
-	m.observe(kindList, start, 0, err)
+	m.observe(ctx, kindList, start, 0, err)
 	return infos, err
 }
 
 func (m *metered) Delete(ctx context.Context, keys ...string) error {
 	start := time.Now()
 	err := m.Store.Delete(ctx, keys...)
-	m.observe(kindDelete, start, 0, err)
+	m.observe(ctx, kindDelete, start, 0, err)
 	return err
 }

@@ -41,7 +41,7 @@ func TestMeteredCounts(t *testing.T) {
 	errs = append(errs, first.Put(ctx, "a", body), second.Put(ctx, "a", body)) // ok, exists
 	errs = append(errs, first.Put(ctx, "b", body), first.Put(ctx, "b", body))  // throttled, error
 	errs = append(errs, first.Put(ctx, "b", body), first.Put(canceled, "b", body))
-	_, err := second.GetRange(ctx, "a", 10, 250)
+	_, err := second.GetRange(objstore.WithPurpose(ctx, objstore.Fetch), "a", 10, 250)
 	errs = append(errs, err)
 	_, err = second.GetRange(ctx, "a", 900, 250)
 	errs = append(errs, err)
@@ -71,6 +71,14 @@ floe_objstore_requests_total{kind="put",outcome="ok"} 1
 floe_objstore_requests_total{kind="put",outcome="throttled"} 1
 floe_objstore_bytes_total{kind="get"} 250
 floe_objstore_bytes_total{kind="put"} 1000
+floe_objstore_purpose_requests_total{kind="put",purpose="other"} 6
+floe_objstore_purpose_requests_total{kind="get",purpose="fetch"} 1
+floe_objstore_purpose_requests_total{kind="get",purpose="other"} 1
+floe_objstore_purpose_requests_total{kind="head",purpose="other"} 1
+floe_objstore_purpose_requests_total{kind="list",purpose="other"} 1
+floe_objstore_purpose_requests_total{kind="delete",purpose="other"} 1
+floe_objstore_purpose_bytes_total{kind="get",purpose="fetch"} 250
+floe_objstore_purpose_bytes_total{kind="put",purpose="other"} 1000
 `)
 }
 
