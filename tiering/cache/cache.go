@@ -107,6 +107,15 @@ type Range struct {
 	// sequential readers have blocks up to End fetched ahead. Zero stands for the end of
 	// the range itself.
 	End tiering.Position
+
+	// Rest are the extents that the reader goes on with, in order, in whatever segments: a
+	// sequential reader has them fetched ahead, across segments. It may be longer than what
+	// will be read. Nil: what lies before End. It is not kept beyond the call.
+	Rest []tiering.Extent
+
+	// Cold says that the reader lags far behind, replays, or reads once for a job: what is
+	// fetched for it must not displace what others read. See ledger.
+	Cold bool
 }
 
 func (r Range) end() int64 { return int64(r.Position) + int64(r.Length) }
