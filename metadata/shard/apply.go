@@ -123,17 +123,20 @@ func (s *State) trim(c Trim) {
 	if i := p.FindManifest(p.LogStart); i > 0 {
 		p.Manifests = slices.Clone(p.Manifests[i:])
 	}
-	i := p.Find(p.LogStart)
-	for _, e := range p.Extents[:i] {
-		s.countInline(e, -1)
+	if i := p.Find(p.LogStart); i > 0 {
+		for _, e := range p.Extents[:i] {
+			s.countInline(e, -1)
+		}
+		p.Extents = slices.Clone(p.Extents[i:])
 	}
-	p.Extents = slices.Clone(p.Extents[i:])
 	// Of the epochs that ended before the log start only the last one's start still bounds a later one.
 	k := 0
 	for k+1 < len(p.Epochs) && p.Epochs[k+1].Start <= p.LogStart {
 		k++
 	}
-	p.Epochs = slices.Clone(p.Epochs[k:])
+	if k > 0 {
+		p.Epochs = slices.Clone(p.Epochs[k:])
+	}
 	p.trimAborted()
 }
 

@@ -2,6 +2,7 @@ package shard
 
 import (
 	"encoding/binary"
+	"hash/crc32"
 	"hash/fnv"
 	"sort"
 
@@ -51,8 +52,9 @@ func (p *Partition) Digest(from, to tiering.Offset) (uint64, bool) {
 // DigestOf returns the Digest of a run of extents.
 func DigestOf(extents []tiering.Extent) uint64 { return digestOf(nil, extents) }
 
-// digestOf is FNV-1a over what tells objects and places in them apart; part of the journal's
-// format. It is never 0, which Replace.Of gives a meaning.
+// digestOf is FNV-1a over what tells objects and places in them apart, of inline extents over
+// the CRC-32C of their bytes; part of the journal's format. It is never 0, which Replace.Of
+// gives a meaning.
 func digestOf(manifests []Manifest, extents []tiering.Extent) uint64 {
 	h := fnv.New64a()
 	b := make([]byte, 0, 64)
@@ -72,6 +74,9 @@ func digestOf(manifests []Manifest, extents []tiering.Extent) uint64 {
 		b = binary.BigEndian.AppendUint64(b, e.Segment.Seq)
 		b = binary.BigEndian.AppendUint64(b, uint64(e.Position))
 		b = binary.BigEndian.AppendUint32(b, uint32(e.Length))
+		if e.IsInline() {
+			b = binary.BigEndian.AppendUint32(b, crc32.Checksum(e.Inline, castagnoli))
+		}
 		_, _ = h.Write(b) // never fails
 	}
 	return max(1, h.Sum64())

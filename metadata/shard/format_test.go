@@ -63,8 +63,8 @@ func sampleRecord1() shard.Record {
 	}
 }
 
-// sampleRecord has every kind of change.
-func sampleRecord() shard.Record {
+// sampleRecord2 is what version 2 could say.
+func sampleRecord2() shard.Record {
 	r := sampleRecord1()
 	r.Changes[0].(shard.Append).Producers[0].Transaction = 300
 	tx := shard.Transaction{ProducerID: 77, Epoch: 2, Number: 300}
@@ -83,12 +83,35 @@ func sampleRecord() shard.Record {
 	return r
 }
 
+// sampleRecord has every kind of change.
+func sampleRecord() shard.Record {
+	r := sampleRecord2()
+	tp3 := tiering.TopicPartition{Topic: tpA.Topic, Partition: 3}
+	r.Changes = append(r.Changes,
+		shard.Replace{
+			Partition: tp3, Of: 0x0123456789abcdef,
+			With: []tiering.Extent{
+				{Base: 700, Count: 100, MaxTimestamp: tiering.NoTimestamp},
+				{Base: 800, Count: 50, MaxTimestamp: 1600000000000, Length: 12345, Segment: tiering.SegmentID{Session: session, Seq: 8}},
+				{Base: 850, Count: 50, MaxTimestamp: 1600000000001, Length: 100, Segment: tiering.SegmentID{Session: session, Seq: 10}, Position: 64},
+			},
+			Cleaned: 900, Unmarked: []tiering.Offset{700, 890},
+		},
+		shard.Archive{Partition: tp3, Of: math.MaxUint64, Manifest: shard.Manifest{
+			Base: 700, Count: 200, MaxTimestamp: 1600000000001, Bytes: 1 << 40, Object: tiering.SegmentID{Session: session, Seq: 11}, Size: 9000,
+		}},
+	)
+	return r
+}
+
 func TestRecordFormat(t *testing.T) {
-	want := golden(t, "record.v2.hex")
+	want := golden(t, "record.v3.hex")
 	if got := sampleRecord().Encode(nil); !bytes.Equal(got, want) {
 		t.Errorf("%s\ngot  %x\nwant %x", formatChanged, got, want)
 	}
-	for file, want := range map[string]shard.Record{"record.v1.hex": sampleRecord1(), "record.v2.hex": sampleRecord()} {
+	for file, want := range map[string]shard.Record{
+		"record.v1.hex": sampleRecord1(), "record.v2.hex": sampleRecord2(), "record.v3.hex": sampleRecord(),
+	} {
 		got, err := shard.DecodeRecord(golden(t, file))
 		if err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("%s was read as %+v, %v, want %+v", file, got, err, want)
@@ -122,8 +145,8 @@ func sampleState1(t testing.TB) *shard.State {
 	return s
 }
 
-// sampleState has everything.
-func sampleState(t testing.TB) *shard.State {
+// sampleState2 is what a snapshot of version 2 could say.
+func sampleState2(t testing.TB) *shard.State {
 	s := sampleState1(t)
 	tx := shard.Transaction{ProducerID: 78, Number: 1}
 	for i, fill := range []func(*shard.Draft) error{
@@ -153,12 +176,55 @@ func sampleState(t testing.TB) *shard.State {
 	return s
 }
 
+// sampleState has everything: a partition that is cleaned, with a hole and a marker removed, and
+// one with a manifest.
+func sampleState(t testing.TB) *shard.State {
+	s := sampleState2(t)
+	tpC := tiering.TopicPartition{Topic: tiering.TopicID{0xc}}
+	bumped := shard.Transaction{ProducerID: 79, Number: 1}
+	merged := tiering.Extent{Count: 6, MaxTimestamp: 7, Length: 150, Segment: tiering.SegmentID{Session: session, Seq: 2}, Position: 64}
+	digest := func(tp tiering.TopicPartition, from, to tiering.Offset) uint64 {
+		of, ok := s.Partition(tp).Digest(from, to)
+		if !ok {
+			t.Fatalf("%s has no run from %d to %d", tp, from, to)
+		}
+		return of
+	}
+	for i, fill := range []func(*shard.Draft){
+		func(d *shard.Draft) {
+			if _, err := d.Submit(submission(4, part(tpC, plain(6)), part(tpC, plain(3)), part(tpA, transactional(bumped, 0, 2)))); err != nil {
+				t.Fatal(err)
+			}
+			d.Mark(shard.Marker{Partition: tpA, Transaction: bumped, Coordinator: 7})
+		},
+		func(d *shard.Draft) {
+			d.Add(shard.Replace{Partition: tpC, Of: digest(tpC, 0, 6), With: []tiering.Extent{merged}})
+			d.Add(shard.Replace{Partition: tpA, Of: digest(tpA, 5, 13), Cleaned: 13, Unmarked: []tiering.Offset{12}, With: []tiering.Extent{
+				{Base: 5, Count: 2, MaxTimestamp: tiering.NoTimestamp},
+				{Base: 7, Count: 6, MaxTimestamp: 7, Length: 178, Segment: tiering.SegmentID{Session: session, Seq: 3}, Position: 64},
+			}})
+		},
+		func(d *shard.Draft) {
+			d.Add(shard.Archive{Partition: tpC, Of: digest(tpC, 0, 6), Manifest: shard.ManifestOf(tiering.SegmentID{Session: session, Seq: 4}, 200, []tiering.Extent{merged})})
+		},
+	} {
+		d := shard.NewDraft(s, 8, leader, 1, int64(90+i))
+		fill(d)
+		if err := s.Apply(d.Record()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return s
+}
+
 func TestSnapshotFormat(t *testing.T) {
-	want := golden(t, "snapshot.v2.hex")
+	want := golden(t, "snapshot.v3.hex")
 	if got := sampleState(t).EncodeSnapshot(nil); !bytes.Equal(got, want) {
 		t.Errorf("%s\ngot  %x\nwant %x", formatChanged, got, want)
 	}
-	for file, same := range map[string]*shard.State{"snapshot.v1.hex": sampleState1(t), "snapshot.v2.hex": sampleState(t)} {
+	for file, same := range map[string]*shard.State{
+		"snapshot.v1.hex": sampleState1(t), "snapshot.v2.hex": sampleState2(t), "snapshot.v3.hex": sampleState(t),
+	} {
 		s, err := shard.DecodeSnapshot(golden(t, file))
 		if err != nil {
 			t.Fatal(err)
@@ -196,7 +262,7 @@ func TestSubmissionFormat(t *testing.T) {
 
 // TestDamagedBytesAreRefused flips, cuts and extends what is good.
 func TestDamagedBytesAreRefused(t *testing.T) {
-	record, snapshot, sub := golden(t, "record.v2.hex"), golden(t, "snapshot.v2.hex"), golden(t, "submission.v2.hex")
+	record, snapshot, sub := golden(t, "record.v3.hex"), golden(t, "snapshot.v3.hex"), golden(t, "submission.v2.hex")
 	record2 := func(b []byte) error { _, err := shard.DecodeRecord(b); return err }
 	snapshot2 := func(b []byte) error { _, err := shard.DecodeSnapshot(b); return err }
 	sub2 := func(b []byte) error { _, err := shard.DecodeSubmission(b); return err }

@@ -25,11 +25,12 @@ func bounded(t *testing.T, in []byte, decode func()) {
 
 // newest is the version of records and of snapshots that is written. What was read of an
 // older one is written in this one.
-const newest = 2
+const newest = 3
 
 func FuzzDecodeRecord(f *testing.F) {
-	f.Add(golden(f, "record.v1.hex"))
-	f.Add(golden(f, "record.v2.hex"))
+	for _, file := range []string{"record.v1.hex", "record.v2.hex", "record.v3.hex"} {
+		f.Add(golden(f, file))
+	}
 	f.Add(shard.Record{Seq: 1}.Encode(nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var r shard.Record
@@ -63,7 +64,7 @@ func FuzzDecodeRecord(f *testing.F) {
 }
 
 func FuzzDecodeSnapshot(f *testing.F) {
-	for _, file := range []string{"snapshot.v1.hex", "snapshot.v2.hex"} {
+	for _, file := range []string{"snapshot.v1.hex", "snapshot.v2.hex", "snapshot.v3.hex"} {
 		good := golden(f, file)
 		f.Add(good[:len(good)-4])
 	}

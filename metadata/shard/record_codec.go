@@ -14,7 +14,7 @@ import (
 //	changes: count uvarint, then each: kind 1 byte, fields as in the change's encode
 //
 // Version 1 had the kinds up to 7, and no transaction in Append's producers. Version 2 had the
-// kinds up to 13. Kind 3 is only read: kind 14 takes its place.
+// kinds up to 13. From version 3 on kind 14 takes the place of kind 3.
 const recordVersion = 3
 
 // Encode appends the record's journal form to b.
@@ -85,12 +85,7 @@ func (d *decoder) change() Change {
 	case kindSubmitted:
 		return Submitted{d.session(), d.uint(), d.outcomes()}
 	case kindReplace:
-		c := Replace{Partition: d.partition()}
-		base := tiering.Offset(d.int63("offset"))
-		with := d.extent()
-		with.Base = base
-		c.With = []tiering.Extent{with}
-		return c
+		return d.replace2()
 	case kindTrim:
 		return Trim{d.partition(), tiering.Offset(d.int63("offset"))}
 	case kindDropTopic:

@@ -172,10 +172,10 @@ func (d *decoder) state() *State {
 	return s
 }
 
-// consistent reports whether the extents lie end to end up to the next offset, and the
-// epochs ascend.
+// consistent reports whether manifests and extents lie end to end, from the log start or
+// before up to the next offset, and the epochs ascend.
 func (p *Partition) consistent() bool {
-	if p.LogStart > p.Next || p.Cleaned > p.Next {
+	if p.LogStart > p.Next || p.Cleaned > p.Next || p.first() > p.LogStart || p.first() < p.Next && len(p.Epochs) == 0 {
 		return false
 	}
 	for i, m := range p.Manifests {
@@ -206,12 +206,27 @@ func (p *Partition) consistent() bool {
 	return true
 }
 
+// first returns the offset at which the first manifest, or else extent, begins; the next offset
+// if there is none.
+func (p *Partition) first() tiering.Offset {
+	switch {
+	case len(p.Manifests) > 0:
+		return p.Manifests[0].Base
+	case len(p.Extents) > 0:
+		return p.Extents[0].Base
+	}
+	return p.Next
+}
+
 func (d *decoder) partitionState() *Partition {
 	p := &Partition{Next: tiering.Offset(d.int63("offset")), LogStart: tiering.Offset(d.int63("offset"))}
 	if d.version >= 3 {
 		p.Cleaned = tiering.Offset(d.int63("offset"))
-		for range d.count(minManifestBytes, "manifest") {
-			p.Manifests = append(p.Manifests, d.manifest())
+		if n := d.count(minManifestBytes, "manifest"); n > 0 {
+			p.Manifests = make([]Manifest, n)
+		}
+		for i := range p.Manifests {
+			p.Manifests[i] = d.manifest()
 		}
 	}
 	if n := d.count(minExtentBytes+1, "extent"); n > 0 {

@@ -17,6 +17,20 @@ type Manifest struct {
 	Size         int32             // bytes of the object
 }
 
+// ManifestOf returns the manifest of a run of extents that lie end to end, of which there is at
+// least one; its object is size bytes long.
+func ManifestOf(object tiering.SegmentID, size int32, extents []tiering.Extent) Manifest {
+	m := Manifest{Base: extents[0].Base, MaxTimestamp: tiering.NoTimestamp, Object: object, Size: size}
+	for i, e := range extents {
+		m.Count += e.Count
+		m.Bytes += int64(e.Length)
+		if i == 0 || e.MaxTimestamp > m.MaxTimestamp {
+			m.MaxTimestamp = e.MaxTimestamp
+		}
+	}
+	return m
+}
+
 // End returns the offset after the manifest's last.
 func (m Manifest) End() tiering.Offset { return m.Base + tiering.Offset(m.Count) }
 
@@ -50,7 +64,8 @@ func (r Replace) End() tiering.Offset { return r.With[len(r.With)-1].End() }
 
 // Archive moves the first of a partition's extents, which follow its manifests, into a
 // manifest. If the partition does not begin with the run that Of names any more, nothing
-// happens.
+// happens; nor if the manifest is not ManifestOf that run, or some of the run are inline, since
+// those bytes would be lost.
 type Archive struct {
 	Partition tiering.TopicPartition
 	Of        uint64 // Digest of the run
@@ -111,11 +126,11 @@ func (s *State) archive(c Archive) {
 		return
 	}
 	manifests, extents, ok := p.Run(c.Manifest.Base, c.Manifest.End())
-	if !ok || len(manifests) > 0 || c.Of != digestOf(nil, extents) {
+	if !ok || len(manifests) > 0 || c.Of != digestOf(nil, extents) || slices.ContainsFunc(extents, tiering.Extent.IsInline) {
 		return
 	}
-	for _, old := range extents {
-		s.countInline(old, -1)
+	if c.Manifest != ManifestOf(c.Manifest.Object, c.Manifest.Size, extents) {
+		return
 	}
 	p.Manifests = append(p.Manifests[:len(p.Manifests):len(p.Manifests)], c.Manifest)
 	p.Extents = slices.Clone(p.Extents[len(extents):])

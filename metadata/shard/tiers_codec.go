@@ -17,6 +17,29 @@ func (d *decoder) change3(kind changeKind) Change {
 	return d.unknown(kind)
 }
 
+// replace2 reads the replacements of versions 1 and 2: partition | base uvarint | extent
+func (d *decoder) replace2() Change {
+	if d.version >= 3 {
+		return d.unknown(kindReplace)
+	}
+	c := Replace{Partition: d.partition()}
+	base := tiering.Offset(d.int63("offset"))
+	c.With = []tiering.Extent{d.extent()}
+	c.With[0].Base = base
+	d.sound(c)
+	return c
+}
+
+// sound demands that a replacement is one that a leader writes.
+func (d *decoder) sound(c Replace) {
+	if d.err != nil {
+		return
+	}
+	if err := c.check(); err != nil {
+		d.fail("replacement: " + err.Error())
+	}
+}
+
 // partition | digest 8 | base uvarint | extents: count, each | cleaned uvarint |
 // markers: count, each (distance uvarint to the one before, of the first to base)
 func (c Replace) encode(e *encoder) {
@@ -55,11 +78,7 @@ func (d *decoder) replace() Replace {
 		last += tiering.Offset(d.int63("offset"))
 		c.Unmarked[i] = last
 	}
-	if d.err == nil {
-		if err := c.check(); err != nil {
-			d.fail("replacement: " + err.Error())
-		}
-	}
+	d.sound(c)
 	return c
 }
 

@@ -122,7 +122,7 @@ func (e *producer) conclude(t Transaction, coordinator int32, now int64) {
 	e.updated = max(e.updated, now)
 }
 
-// boundAborted works out abortedRun.stable of aborted transactions that were read: what ended
+// boundAborted works out abortedRun.stable of all aborted transactions anew: what ended
 // after one is aborted, open, committed and of no interest, or has not begun.
 func (p *Partition) boundAborted() {
 	bound := p.firstOpen()
@@ -205,4 +205,8 @@ func (p *Partition) unmark(markers []tiering.Offset) {
 		_, found := slices.BinarySearch(markers, a.Last)
 		return found
 	})
+	if len(p.aborted) == 0 {
+		p.aborted = nil
+	}
+	p.boundAborted()
 }
