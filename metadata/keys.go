@@ -13,6 +13,7 @@ import (
 //	/floe/<cluster>/
 //	    cluster                     cluster id, format version, number of shards; written once
 //	    producer-ids                next producer id to hand out, in blocks
+//	    gc-freeze                   while it is there nothing is deleted from the object store
 //	    agents/<node id>            registration of an agent            leased
 //	    sessions/<session>          present while that session lives    leased
 //	    topic-fence                 moved to make unanswered creations of topics impossible
@@ -39,6 +40,10 @@ func (k Keys) Cluster() string { return k.root + "cluster" }
 
 // ProducerIDs is the key of the producer id allocator.
 func (k Keys) ProducerIDs() string { return k.root + "producer-ids" }
+
+// GCFreeze is the key that stops all deletion from the object store while it exists: a
+// recovery puts it, and the operator lifts it when what was recovered has been checked.
+func (k Keys) GCFreeze() string { return k.root + "gc-freeze" }
 
 // Agents is the prefix of all registrations.
 func (k Keys) Agents() string { return k.root + "agents/" }

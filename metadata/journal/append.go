@@ -135,6 +135,9 @@ func orNobody(kv metadata.KV) string {
 // faster.
 func (l *Leader) appended(r *shard.Record, head, value []byte, took time.Duration) error {
 	a := &l.appender
+	if a.seq == a.snapshotSeq {
+		l.ageFrom(l.set.cfg.SnapshotAge) // the first record that the snapshot does not hold
+	}
 	a.head, a.seq = head, r.Seq
 	a.journalBytes += int64(len(value))
 	if err := l.set.apply(l.id, r); err != nil {

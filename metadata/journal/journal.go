@@ -60,6 +60,12 @@ type Config struct {
 	// takeover time. Defaults: 2,000 records, 4 MiB.
 	SnapshotRecords uint64
 	SnapshotBytes   int64
+
+	// SnapshotAge is how long a journal may hold a record before its leader writes a snapshot
+	// anyway; 0: for ever. It bounds for how long objects that carry journal records must be
+	// kept, see Uncovered. A leader writes its first one takeoverSnapshot after its takeover: what
+	// the leader before it had committed last may not be in the bucket yet.
+	SnapshotAge time.Duration
 }
 
 // Parts are the components that a Set works with.
@@ -95,6 +101,10 @@ const (
 	// together with reconcileEvery it bounds how long a lost event goes unnoticed, to less
 	// than a minute.
 	lagPatience = 5 * time.Second
+	// takeoverSnapshot is when a new leader covers the journal that it found. Shorter would have
+	// leadership that moves twice cost two snapshots. Longer leaves a hole in what the bucket
+	// alone can tell, if the metadata store is lost within it.
+	takeoverSnapshot = 5 * time.Second
 	// rangePage is how many keys one read of the keyspace returns at most.
 	rangePage = 1000
 )

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/floelog/floe/metadata"
 	"github.com/floelog/floe/metadata/shard"
@@ -58,6 +59,7 @@ type Leader struct {
 		retryAt      uint64
 	}
 	snapshotting chan snapshotResult
+	aging        *time.Timer // until the journal's oldest record is due for a snapshot; see age.go
 }
 
 // Epoch returns the leadership's epoch.
@@ -112,7 +114,9 @@ func (l *Leader) nudge() {
 // the Set, whose Run waits for it.
 func (l *Leader) run(ctx context.Context) {
 	work, cancel := context.WithCancel(ctx)
+	l.startAging()
 	err := l.serve(ctx, work)
+	l.aging.Stop()
 	l.set.resign(l)
 	l.mu.Lock()
 	l.ended = true
@@ -149,6 +153,8 @@ func (l *Leader) serve(ctx, work context.Context) error {
 		case <-l.wake:
 		case r := <-l.snapshotting:
 			l.snapshotDone(r)
+		case <-l.aging.C:
+			l.aged(work)
 		case <-l.session.Lost():
 			return fmt.Errorf("shard %d: %w: the agent's session was lost", l.id, metadata.ErrFenced)
 		case <-l.set.stopped:

@@ -40,7 +40,11 @@ func (l *Leader) maybeSnapshot(ctx context.Context) {
 	if l.snapshotting != nil || !grown || a.seq < a.retryAt {
 		return
 	}
-	a.journalBytes = 0
+	l.startSnapshot(ctx)
+}
+
+func (l *Leader) startSnapshot(ctx context.Context) {
+	l.appender.journalBytes = 0
 	done := make(chan snapshotResult, 1)
 	l.snapshotting = done
 	l.set.work.Add(1)
@@ -56,10 +60,12 @@ func (l *Leader) snapshotDone(r snapshotResult) {
 	if r.err != nil {
 		a.failures++
 		a.retryAt = a.seq + l.set.cfg.SnapshotRecords/4
+		l.ageAgain(retryAged)
 		l.set.parts.Log.Warn("writing a snapshot failed; the journal grows on", "shard", l.id, "failures", a.failures, "err", r.err)
 		return
 	}
 	a.failures, a.retryAt, a.snapshotSeq = 0, 0, r.seq
+	l.ageAgain(l.set.cfg.SnapshotAge)
 	l.set.parts.Observe.SnapshotWritten(l.id, r.bytes)
 	l.set.parts.Observe.JournalLength(l.id, a.seq-a.snapshotSeq)
 }

@@ -36,7 +36,8 @@ type world struct {
 	shards  uint32
 	log     *slog.Logger
 
-	records uint64 // SnapshotRecords of agents started from now on
+	records uint64        // SnapshotRecords of agents started from now on
+	age     time.Duration // SnapshotAge of agents started from now on
 	agents  []*agent
 	nonce   atomic.Uint64
 
@@ -214,7 +215,7 @@ func (w *world) startUnloaded(node int32, options ...func(*agent)) *agent {
 	}
 	n := w.nonce.Add(1)
 	a.session = w.newSession(tiering.SessionID{byte(node), byte(n >> 8), byte(n), 1})
-	a.set = journal.New(journal.Config{Keys: keys, Shards: w.shards, SnapshotRecords: w.records}, journal.Parts{
+	a.set = journal.New(journal.Config{Keys: keys, Shards: w.shards, SnapshotRecords: w.records, SnapshotAge: w.age}, journal.Parts{
 		Store: a.store, Objects: w.objects, Log: w.log, Now: time.Now, Observe: a.seen,
 		Nonce: func() uint64 { return w.nonce.Add(1) },
 	})
