@@ -353,6 +353,11 @@ func (a *Agent) assemble(c catalogue.Cluster) error {
 		Records:     trimmer{set: a.set},
 		ProducerIDs: catalogue.NewProducerIDs(a.parts.Meta, a.keys),
 	}
+	traffic := newTopicTraffic(a.catalogue, a.set, time.Now)
+	if err := a.parts.Registry.Register(traffic); err != nil {
+		return fmt.Errorf("registering the metrics of topics: %w", err)
+	}
+	a.ports.Traffic = traffic
 	if err := a.coordinate(); err != nil {
 		return err
 	}

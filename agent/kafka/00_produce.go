@@ -149,6 +149,7 @@ func (p *production) accept(ctx context.Context, req *protocol.ProduceRequest) {
 			settings = p.h.settingsOf(topic)
 			rules = rulesOf(settings, p.version, now, allowance)
 		}
+		bytes := 0
 		for part := range t.All() {
 			out := producedPart{index: part.Index, err: err, appended: -1}
 			if err == nil {
@@ -156,12 +157,16 @@ func (p *production) accept(ctx context.Context, req *protocol.ProduceRequest) {
 				if out.err = p.check(b, topic, settings, &rules, part); out.err == nil {
 					out.batch = b
 					p.accepted = append(p.accepted, b)
+					bytes += len(b.Data)
 				}
 				if settings.TimestampType == topicconfig.LogAppendTime {
 					out.appended = now
 				}
 			}
 			p.parts = append(p.parts, out)
+		}
+		if bytes > 0 {
+			p.h.Traffic.Produced(topic.ID, bytes)
 		}
 	}
 	p.refuseDoubles(slab)

@@ -188,6 +188,13 @@ func (f *fetching) run(ctx context.Context, resp *fetchResponse) []fetchResponse
 	if len(f.read) > 0 {
 		for k, res := range f.h.Reader.Fetch(ctx, f.request(ctx)) {
 			f.results[f.at[k]].FetchResult = res
+			n := 0
+			for _, b := range res.Records {
+				n += len(b)
+			}
+			if n > 0 {
+				f.h.Traffic.Fetched(f.read[k].Topic, n)
+			}
 		}
 	}
 	return f.results

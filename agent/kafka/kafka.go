@@ -173,6 +173,9 @@ func New(parts Parts, cfg Config) (*Handler, error) {
 	if err := checkTable(apis); err != nil {
 		return nil, err
 	}
+	if parts.Traffic == nil {
+		parts.Traffic = noTraffic{}
+	}
 	h := &Handler{Parts: parts, settings: cfg.Settings, apis: apis, now: cfg.Now, entries: protocol.NewBudget(entriesMemory)}
 	h.waiting = protocol.NewBudget(waitingMemory)
 	h.fetched = protocol.NewBudget(cmp.Or(cfg.Settings.FetchMemory, defaultFetchMemory))

@@ -22,7 +22,21 @@ type Parts struct {
 
 	Groups       Groups
 	Transactions Transactions
+
+	Traffic Traffic // nil: nobody counts
 }
+
+// Traffic counts the bytes of record batches that clients move, by topic. Its methods must
+// return quickly.
+type Traffic interface {
+	Produced(topic tiering.TopicID, bytes int) // taken over, whatever becomes of them
+	Fetched(topic tiering.TopicID, bytes int)
+}
+
+type noTraffic struct{}
+
+func (noTraffic) Produced(tiering.TopicID, int) {}
+func (noTraffic) Fetched(tiering.TopicID, int)  {}
 
 // Topics looks topics up. A catalogue.Catalogue is one.
 type Topics interface {

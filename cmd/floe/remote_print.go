@@ -54,6 +54,9 @@ func (t *table) add(cells ...any) {
 	t.rows = append(t.rows, row)
 }
 
+// decimal is a number with a fraction, as it is to be printed.
+type decimal string
+
 // cell writes one value, and says whether it is a number.
 func cell(c any) (text string, number bool) {
 	v := reflect.ValueOf(c)
@@ -71,6 +74,8 @@ func cell(c any) (text string, number bool) {
 			return "-", false
 		}
 		return printable(c), false
+	case decimal:
+		return string(c), true
 	case time.Time:
 		return c.UTC().Format(time.RFC3339), false
 	case time.Duration:
