@@ -36,13 +36,26 @@ func (p *Partition) Open() []OpenTransaction { return p.open }
 // AbortedIn returns the aborted transactions that have an offset of [from, to) between their
 // first record and their marker, ascending by Last; nil if there are none.
 func (p *Partition) AbortedIn(from, to tiering.Offset) []AbortedTransaction {
+	return p.Aborted().In(from, to)
+}
+
+// Aborted are a partition's aborted transactions as of one look at it. They may be kept, as
+// extents may: a reader works out which of them belong to an answer when it knows how far
+// that goes.
+type Aborted struct{ runs []abortedRun }
+
+// Aborted returns the aborted transactions that readers must be told of.
+func (p *Partition) Aborted() Aborted { return Aborted{p.aborted} }
+
+// In is AbortedIn of that look.
+func (a Aborted) In(from, to tiering.Offset) []AbortedTransaction {
 	var out []AbortedTransaction
-	i := sort.Search(len(p.aborted), func(i int) bool { return p.aborted[i].Last >= from })
-	for _, a := range p.aborted[i:] {
-		if a.First < to {
-			out = append(out, a.AbortedTransaction)
+	i := sort.Search(len(a.runs), func(i int) bool { return a.runs[i].Last >= from })
+	for _, t := range a.runs[i:] {
+		if t.First < to {
+			out = append(out, t.AbortedTransaction)
 		}
-		if a.stable >= to {
+		if t.stable >= to {
 			break
 		}
 	}

@@ -65,6 +65,10 @@ type Options struct {
 	BlockSize int64 // bytes
 	MaxGets   int   // at a time; fewer if their blocks would fill half of the capacity
 	ReadAhead int   // blocks fetched ahead of a sequential reader; negative for none
+
+	// Whole returns the bytes of the whole batches at the start of the slices, whatever they
+	// are; see segment.WholeBatches. Nil: no range may be Cut.
+	Whole func(slices [][]byte) int64
 }
 
 func (o Options) withDefaults() (Options, error) {
@@ -116,6 +120,10 @@ type Range struct {
 	// Cold says that the reader lags far behind, replays, or reads once for a job: what is
 	// fetched for it must not displace what others read. See ledger.
 	Cold bool
+
+	// Cut says that the range may end within a batch: Read returns the whole batches at its
+	// start, perhaps none. Large extents are so read piece by piece.
+	Cut bool
 }
 
 func (r Range) end() int64 { return int64(r.Position) + int64(r.Length) }
@@ -184,10 +192,13 @@ func (c *Cache) Close() {
 // ErrClosed, ctx's, or the store's, objstore.ErrNotFound among them; then dst is
 // returned as it came. When ctx ends, the GETs under way go on for whoever comes next.
 func (c *Cache) Read(ctx context.Context, r Range, dst [][]byte) ([][]byte, error) {
-	if r.Segment.IsZero() || r.Position < 0 || r.Length < 1 || int64(r.Position) > math.MaxInt64-maxBlockSize-int64(r.Length) {
+	if r.Segment.IsZero() || r.Cut && c.opts.Whole == nil || r.Position < 0 || r.Length < 1 || int64(r.Position) > math.MaxInt64-maxBlockSize-int64(r.Length) {
 		return dst, fmt.Errorf("cache: no such range: %s", r)
 	}
 	if out, ok := c.readTail(r, dst); ok {
+		if r.Cut {
+			out, _ = c.cut(out, len(dst))
+		}
 		return out, nil
 	}
 	out, err := c.readBlocks(ctx, r, dst)
@@ -237,6 +248,12 @@ func (c *Cache) readBlocks(ctx context.Context, r Range, dst [][]byte) ([][]byte
 			return dst, err
 		}
 		out = p.content.appendRange(out, p.lo, p.hi)
+	}
+	if r.Cut {
+		out, parts = c.cutParts(out, len(dst), parts)
+	}
+	for i := range parts {
+		p := &parts[i]
 		verified = verified && p.content.isVerified(p.lo, p.hi)
 	}
 	if verified {
