@@ -54,7 +54,11 @@ func dress(driver objstore.Store, reg prometheus.Registerer) (objstore.Store, er
 	if err != nil {
 		return nil, err
 	}
-	return objstore.Retry(metered, newRand(), objstore.RetryConfig{}), nil
+	hedged, err := objstore.Hedged(metered, objstore.HedgeConfig{}, reg)
+	if err != nil {
+		return nil, err
+	}
+	return objstore.Retry(hedged, newRand(), objstore.RetryConfig{}), nil
 }
 
 // newRand returns a generator with a seed of its own.

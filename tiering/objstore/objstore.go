@@ -1,7 +1,7 @@
 // Package objstore is the contract between Floe and an object store, and what every
 // driver of one has in common. The drivers are the child packages s3, minio, file and
 // memory; the suite in objstoretest holds all of them to this contract. Decorators
-// (Retry, Metered, faults.Store) add behaviour around a driver, never inside one.
+// (Retry, Hedged, Metered, faults.Store) add behaviour around a driver, never inside one.
 //
 // Invariants:
 //  1. An object is written once: Put creates or fails, nothing overwrites.
@@ -15,12 +15,15 @@
 // The order of the decorators decides what each of them counts. Floe uses, from the
 // outside in,
 //
-//	Retry( Metered( [faults.New(] driver [)] ) )
+//	Retry( Hedged( Metered( [faults.New(] driver [)] ) ) )
 //
 // Metered inside Retry counts attempts: what the store bills and throttles by, with
 // each attempt's own latency, and 412s that a lost reply caused count as "exists". A
 // call that was retried twice and worked is three requests. Metered outside Retry
-// would count calls: retries hidden, backoff part of the latency. Faults lie inside
+// would count calls: retries hidden, backoff part of the latency. Hedged lies outside
+// Metered, so that both of its GETs count, and inside Retry: there it sees each attempt,
+// so that it learns from latencies without pauses, hears of every throttling and does not
+// hedge a pause, and both of its GETs share the attempt's time limit. Faults lie inside
 // Metered, so that an injected fault looks like the store's own in every count. A
 // cache goes outside all of them: its hits are no requests.
 package objstore
