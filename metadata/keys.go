@@ -14,6 +14,7 @@ import (
 //	    cluster                     cluster id, format version, number of shards; written once
 //	    producer-ids                next producer id to hand out, in blocks
 //	    gc-freeze                   while it is there nothing is deleted from the object store
+//	    gc-mark                     number of the newest sweep, see compaction/sweep
 //	    agents/<node id>            registration of an agent            leased
 //	    sessions/<session>          present while that session lives    leased
 //	    topic-fence                 moved to make unanswered creations of topics impossible
@@ -44,6 +45,10 @@ func (k Keys) ProducerIDs() string { return k.root + "producer-ids" }
 // GCFreeze is the key that stops all deletion from the object store while it exists: a
 // recovery puts it, and the operator lifts it when what was recovered has been checked.
 func (k Keys) GCFreeze() string { return k.root + "gc-freeze" }
+
+// GCMark is the key of the newest sweep's mark, whose twin in the object store tells when the
+// metadata store was restored from a backup.
+func (k Keys) GCMark() string { return k.root + "gc-mark" }
 
 // Agents is the prefix of all registrations.
 func (k Keys) Agents() string { return k.root + "agents/" }
