@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/floelog/floe/metadata"
@@ -77,7 +78,13 @@ func EnsureCluster(ctx context.Context, store metadata.Store, keys metadata.Keys
 	return decodeCluster(key, value)
 }
 
+// ErrRecovering says that a recovery of the cluster has begun and not ended.
+var ErrRecovering = errors.New("the cluster is being recovered")
+
 func decodeCluster(key string, value []byte) (Cluster, error) {
+	if checkVersion(value, 0) == nil {
+		return Cluster{}, fmt.Errorf("cluster %s: %w: wait for floe recover, or run it again with --execute if it was cut short", key, ErrRecovering)
+	}
 	if err := checkVersion(value, FormatVersion); err != nil {
 		return Cluster{}, fmt.Errorf("cluster %s: %w", key, err)
 	}
