@@ -97,6 +97,7 @@ var answers = map[string]func(ctx context.Context, q *questions, id tiering.Shar
 	markQuestion.kind:         markQuestion.answer,
 	configsQuestion.kind:      configsQuestion.answer,
 	alterConfigsQuestion.kind: alterConfigsQuestion.answer,
+	changeKind:                answerChange,
 }
 
 func askShell[Out any](ctx context.Context, s *coordinator.Shell, id tiering.ShardID, in any) (out Out, err error) {

@@ -28,6 +28,8 @@ type Settings struct {
 
 	Retention        time.Duration // age limit; negative for none
 	RetentionBytes   int64         // size limit of a partition; negative for none
+	SegmentBytes     int64         // no merged run of a partition is larger
+	SegmentAge       time.Duration // no merged run of a partition spans more time
 	DeleteRetention  time.Duration // of tombstones
 	MinCompactionLag time.Duration
 	MaxCompactionLag time.Duration
@@ -49,6 +51,8 @@ func Parse(overrides, defaults map[string]string) (*Settings, error) {
 		Deleted:          slices.Contains(policy, "delete"),
 		Retention:        p.duration("retention.ms"),
 		RetentionBytes:   p.get("retention.bytes").n,
+		SegmentBytes:     p.get("segment.bytes").n,
+		SegmentAge:       p.duration("segment.ms"),
 		DeleteRetention:  p.duration("delete.retention.ms"),
 		MinCompactionLag: p.duration("min.compaction.lag.ms"),
 		MaxCompactionLag: p.duration("max.compaction.lag.ms"),

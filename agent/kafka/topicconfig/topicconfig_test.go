@@ -116,7 +116,7 @@ func TestParse(t *testing.T) {
 	want := topicconfig.Settings{
 		MaxMessageBytes: 1000, TimestampType: topicconfig.LogAppendTime, BeforeMaxMs: 1<<63 - 1, AfterMaxMs: 3600_000,
 		Compression: "zstd", Level: 3, Compacted: true, Deleted: true,
-		Retention: 7 * 24 * time.Hour, RetentionBytes: -1, DeleteRetention: 24 * time.Hour, MaxCompactionLag: 1<<63 - 1, MinDirtyRatio: 0.5,
+		Retention: 7 * 24 * time.Hour, RetentionBytes: -1, SegmentBytes: 1 << 30, SegmentAge: 7 * 24 * time.Hour, DeleteRetention: 24 * time.Hour, MaxCompactionLag: 1<<63 - 1, MinDirtyRatio: 0.5,
 	}
 	if *s != want {
 		t.Errorf("got %+v\nwant %+v", *s, want)
