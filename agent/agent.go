@@ -67,7 +67,8 @@ type Config struct {
 	RollupAge   time.Duration
 	RollupBytes int64
 
-	SnapshotRecords uint64 // journal records between two snapshots of a shard; 0: the journal's default
+	CarryAge        time.Duration // after which records that no segment took along are stored by themselves; 0: 5 seconds
+	SnapshotRecords uint64        // journal records between two snapshots of a shard; 0: the journal's default
 
 	Kafka          kafka.Settings
 	Groups         group.Settings
@@ -108,6 +109,10 @@ const (
 	// producers are told to try again. Longer than a store's usual trouble, shorter than the
 	// two minutes after which producers give up.
 	uploadTime = 60 * time.Second
+	// snapshotAge is for how long a journal may hold a record that no snapshot does. Shorter:
+	// shards with little traffic cost a PUT each time. Longer: garbage that carries journal
+	// records is kept for longer.
+	snapshotAge = 5 * time.Minute
 	// maxControlBytes bounds a request of any API but Produce, and controlMemory what all of
 	// them may hold while they are decoded and served, which can take 16 times their size.
 	maxControlBytes = 1 << 20
@@ -151,6 +156,9 @@ type Agent struct {
 
 // New returns an agent that does nothing yet.
 func New(cfg Config, parts Parts) (*Agent, error) {
+	if cfg.CarryAge == 0 {
+		cfg.CarryAge = 5 * time.Second
+	}
 	c, err := cache.New(parts.Objects, segment.VerifyBatches, cache.Options{Capacity: cfg.CacheBytes})
 	if err != nil {
 		return nil, err
@@ -286,6 +294,7 @@ func (a *Agent) lives(ctx, work context.Context, l *life) error {
 				return context.Cause(work)
 			}
 			if run.Err() != nil {
+				a.storeLast(run, l)
 				return nil
 			}
 			next, err := a.begin(run)
@@ -333,8 +342,8 @@ func (a *Agent) assemble(c catalogue.Cluster) error {
 	log := a.parts.Log
 	a.catalogue = catalogue.New(a.parts.Meta, a.keys, c, catalogue.Config{Log: log})
 	a.agents = membership.NewAgents(a.parts.Meta, a.keys, membership.AgentsConfig{Log: log})
-	a.set = journal.New(journal.Config{Keys: a.keys, Shards: c.Shards, SnapshotRecords: a.cfg.SnapshotRecords}, journal.Parts{
-		Store: a.parts.Meta, Objects: a.parts.Objects, Log: log, Now: time.Now, Nonce: nonce, Observe: a.metrics,
+	a.set = journal.New(journal.Config{Keys: a.keys, Shards: c.Shards, SnapshotRecords: a.cfg.SnapshotRecords, SnapshotAge: snapshotAge}, journal.Parts{
+		Store: a.parts.Meta, Objects: a.parts.Objects, Log: log, Now: time.Now, Nonce: nonce, Observe: troubled{a.metrics, &a.carrier},
 		Committed: a.carrier.committed,
 		Applied:   func(id tiering.ShardID, rec *shard.Record) { a.reader.Applied(id, rec) },
 	})

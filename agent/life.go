@@ -79,6 +79,8 @@ func (a *Agent) live(ctx context.Context, l *life) {
 	tasks.Go(func() { l.leadership.run(duties, work) })
 	tasks.Go(func() { a.keepHouse(duties, l) })
 	tasks.Go(func() { a.rollUp(duties, l) })
+	tasks.Go(func() { a.carry(duties, l) })
+	tasks.Go(func() { a.backUp(duties, l) })
 	tasks.Go(func() {
 		select {
 		case <-l.leadership.settled:
@@ -97,7 +99,9 @@ func (a *Agent) live(ctx context.Context, l *life) {
 		a.current.CompareAndSwap(l, nil)
 		endDuties()
 		tasks.Wait()
+		a.storeLast(ctx, l)
 		a.abandon(l)
+		a.storeLast(ctx, l)
 	}
 	endDuties()
 	stop()
@@ -153,6 +157,7 @@ func (a *Agent) drain(l *life, endDuties func()) {
 		}
 		return nil
 	})
+	a.storeLast(context.Background(), l)
 	step("ending the session", abandonAfter, l.session.Close)
 	if err := errors.Join(errs...); err != nil {
 		a.parts.Log.Warn("draining was not complete", "err", err)

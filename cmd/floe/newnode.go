@@ -44,6 +44,7 @@ func newNode(s *settings.Settings, id identity, p parts) (node, error) {
 		InlineRate:  float64(s.InlineRate),
 		RollupAge:   s.RollupAge,
 		RollupBytes: int64(s.RollupSize),
+		CarryAge:    s.CarryAge,
 
 		Kafka:          kafkaSettings(s, p.objects.String()),
 		Groups:         groupSettings(s),

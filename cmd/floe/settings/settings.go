@@ -71,6 +71,7 @@ type Settings struct {
 	InlineRate      Bytes // per second
 	RollupAge       time.Duration
 	RollupSize      Bytes
+	CarryAge        time.Duration
 
 	AutoCreateTopics         bool
 	NumPartitions            int

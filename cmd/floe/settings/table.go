@@ -222,6 +222,12 @@ var table = []Setting{
 		Why:     "Smaller: more small segments. Larger: 64 shards may keep that much each in etcd, far from its quota at 4MiB.",
 		field:   func(s *Settings) any { return &s.RollupSize },
 	},
+	{
+		Name: "carry-age", Group: "Writing", Default: "5s", Min: "500ms", Max: "1h", Commands: serving,
+		Meaning: "age at which journal records that no segment took along are stored in the bucket by themselves",
+		Why:     "Shorter: an agent that commits little through etcd pays more PUTs, up to one each time. Longer: if etcd is lost together with the agents, floe recover misses that much.",
+		field:   func(s *Settings) any { return &s.CarryAge },
+	},
 
 	{
 		Name: "auto-create-topics", Group: "Topics", Default: "true", Commands: serving,
