@@ -20,6 +20,7 @@ type life struct {
 	session    *membership.Session
 	pipeline   *produce.Pipeline
 	leadership *leadership
+	jobs       *jobs
 }
 
 const (
@@ -67,6 +68,7 @@ func (a *Agent) start(l *life) {
 		InlineRoom: a.inlineRoom,
 	})
 	l.leadership = newLeadership(a.set, a.agents, l.session, a.parts.Log)
+	l.jobs = a.newJobs(l)
 }
 
 // live runs a life until the session is lost or ctx ends; then it drains, as far as that
@@ -78,7 +80,7 @@ func (a *Agent) live(ctx context.Context, l *life) {
 	duties, endDuties := context.WithCancel(work)
 	tasks.Go(func() { l.leadership.run(duties, work) })
 	tasks.Go(func() { a.keepHouse(duties, l) })
-	tasks.Go(func() { a.rollUp(duties, l) })
+	a.runJobs(duties, l, &tasks)
 	tasks.Go(func() { a.carry(duties, l) })
 	tasks.Go(func() { a.backUp(duties, l) })
 	tasks.Go(func() {

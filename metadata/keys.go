@@ -19,6 +19,7 @@ import (
 //	    sessions/<session>          present while that session lives    leased
 //	    topic-fence                 moved to make unanswered creations of topics impossible
 //	    topics/<name>               topic id, partitions, first shard, configs
+//	    jobs/<shard>                session of the agent that does the shard's jobs    leased
 //	    shards/<n>/leader           node id, session, epoch             leased
 //	    shards/<n>/head             epoch, session, seq of the last record
 //	    shards/<n>/journal/<seq>    one journal record
@@ -65,6 +66,12 @@ func (k Keys) Sessions() string { return k.root + "sessions/" }
 // TopicFence is the key on whose value every creation of a topic depends: moving it ends
 // all creations whose outcome is unknown.
 func (k Keys) TopicFence() string { return k.root + "topic-fence" }
+
+// Jobs is the prefix of all claims of shards' jobs.
+func (k Keys) Jobs() string { return k.root + "jobs/" }
+
+// Job is the key of who does a shard's jobs.
+func (k Keys) Job(n tiering.ShardID) string { return fmt.Sprintf("%sjobs/%05d", k.root, n) }
 
 // Topics is the prefix of all topics.
 func (k Keys) Topics() string { return k.root + "topics/" }

@@ -1,0 +1,37 @@
+package agent
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/floelog/floe/compaction/job"
+)
+
+// jobs is what all jobs of a life share; see compaction/job.
+type jobs struct {
+	journals journals
+	claims   *claims
+	policies *policies
+	writer   *job.Writer
+}
+
+// newJobs makes it, once the life's pipeline exists, which numbers segments.
+func (a *Agent) newJobs(l *life) *jobs {
+	j := &jobs{
+		journals: journals{Set: a.set, q: a.questions, session: l.session.ID()},
+		claims:   a.newClaims(l.session),
+		policies: newPolicies(a.catalogue, a.cfg.Kafka.TopicDefaults),
+	}
+	j.writer = &job.Writer{
+		Journals: j.journals, Segments: l.pipeline, Objects: a.parts.Objects, Cluster: a.clusterID,
+		Now: time.Now, Carrier: &a.carrier, Tail: a.cache,
+	}
+	return j
+}
+
+// runJobs starts the tasks of all jobs; they end with ctx.
+func (a *Agent) runJobs(ctx context.Context, l *life, tasks *sync.WaitGroup) {
+	tasks.Go(func() { l.jobs.claims.run(ctx) })
+	tasks.Go(func() { a.rollUp(ctx, l) })
+}
