@@ -20,6 +20,7 @@ type refTxn struct {
 	first, last int64 // of its first record and of its marker, -1: open
 	since       int64
 	aborted     bool
+	unmarked    bool // its marker was cleaned away
 }
 
 // refGroup is all that was ever written of a group, in order, and its producers.
@@ -302,7 +303,7 @@ func (p *play) compareTransactions(s *shard.State) {
 				tx := shard.Transaction{ProducerID: t.id, Epoch: t.epoch, Number: t.number}
 				open = append(open, shard.OpenTransaction{Transaction: tx, First: tiering.Offset(t.first), Since: t.since})
 				p.seen["open"]++
-			case t.aborted && t.last >= m.start:
+			case t.aborted && t.last >= m.start && !t.unmarked:
 				aborted = append(aborted, shard.AbortedTransaction{ProducerID: t.id, First: tiering.Offset(t.first), Last: tiering.Offset(t.last)})
 			}
 		}
