@@ -184,6 +184,9 @@ func (p *play) job(tp tiering.TopicPartition) made {
 			i = max(0, i-1-p.rnd.IntN(2)) // the last manifest, or the one before it
 		}
 	}
+	if len(layout) > 1 && layout[1].manifest.Count > 0 && p.rnd.IntN(3) == 0 {
+		i = 0 // not the last manifest
+	}
 	x := made{tp: tp, read: slices.Clone(layout[i:min(len(layout), i+1+p.rnd.IntN(3))])}
 	if j := slices.IndexFunc(x.read, func(o piece) bool { return o.extent.IsInline() }); j > 0 && p.rnd.IntN(2) == 0 {
 		x.read = x.read[:j] // may be archived
