@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"github.com/floelog/floe/agent/produce"
-	"github.com/floelog/floe/compaction"
-	"github.com/floelog/floe/metadata"
 	"github.com/floelog/floe/metadata/membership"
 )
 
@@ -199,24 +197,6 @@ func (a *Agent) sendAway(ctx context.Context, l *life) error {
 			return nil
 		case <-ctx.Done():
 			return nil // they have had their time; what is in flight is finished all the same
-		}
-	}
-}
-
-// rollUp moves inline extents into segments from time to time.
-func (a *Agent) rollUp(ctx context.Context, l *life) {
-	r := compaction.NewRollup(compaction.RollupConfig{Age: a.cfg.RollupAge, Bytes: a.cfg.RollupBytes, Cluster: a.clusterID, Carrier: &a.carrier},
-		a.set, l.pipeline, a.parts.Objects, l.session.ID(), time.Now, a.parts.Log)
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		if err := r.Tick(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, metadata.ErrFenced) {
-			a.parts.Log.Warn("a roll-up failed; it is tried again", "err", err)
 		}
 	}
 }

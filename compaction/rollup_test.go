@@ -2,98 +2,117 @@ package compaction_test
 
 import (
 	"context"
-	"log/slog"
+	"fmt"
+	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/floelog/floe/compaction"
-	"github.com/floelog/floe/metadata"
-	"github.com/floelog/floe/metadata/journal"
-	metamemory "github.com/floelog/floe/metadata/memory"
+	"github.com/floelog/floe/compaction/job"
+	"github.com/floelog/floe/compaction/job/jobtest"
 	"github.com/floelog/floe/metadata/shard"
-	"github.com/floelog/floe/protocol/batch"
 	"github.com/floelog/floe/tiering"
-	objmemory "github.com/floelog/floe/tiering/objstore/memory"
+	"github.com/floelog/floe/tiering/objstore"
 )
 
-type session struct {
-	id    tiering.SessionID
-	lease metadata.LeaseID
-	lost  chan struct{}
+func partition(n int32) tiering.TopicPartition {
+	return tiering.TopicPartition{Topic: tiering.TopicID{1}, Partition: n}
 }
 
-func (s session) ID() tiering.SessionID   { return s.id }
-func (s session) Lease() metadata.LeaseID { return s.lease }
-func (session) Node() int32               { return 1 }
-func (s session) Alive() bool             { return true }
-func (s session) Lost() <-chan struct{}   { return s.lost }
-
-type numbers struct {
-	id  tiering.SessionID
-	seq uint64
+func writer(w *jobtest.World, objects objstore.Store) *job.Writer {
+	return &job.Writer{Journals: w, Segments: w, Objects: objects, Cluster: [16]byte{1}, Now: time.Now, Tail: w.Cache}
 }
 
-func (n *numbers) NextSegment() (tiering.SegmentID, func()) {
-	n.seq++
-	return tiering.SegmentID{Session: n.id, Seq: n.seq}, func() {}
+// counted counts requests.
+type counted struct {
+	objstore.Store
+	puts, all atomic.Int64
+}
+
+func (c *counted) Put(ctx context.Context, key string, body objstore.Body) error {
+	c.puts.Add(1)
+	c.all.Add(1)
+	return c.Store.Put(ctx, key, body)
+}
+
+func (c *counted) GetRange(ctx context.Context, key string, off, n int64) ([]byte, error) {
+	c.all.Add(1)
+	return c.Store.GetRange(ctx, key, off, n)
 }
 
 // The replacements of one roll-up may be more than one journal record holds.
 func TestARollUpOfVeryManyPartitionsIsCommitted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithCancel(context.Background())
-		server := metamemory.New()
-		keys, store, objects := metadata.NewKeys("t"), server.Client("a"), objmemory.New()
-		log := slog.New(slog.DiscardHandler)
-		set := journal.New(journal.Config{Keys: keys, Shards: 1}, journal.Parts{Store: store, Objects: objects, Log: log,
-			Now: time.Now, Nonce: func() uint64 { return 1 }})
-		ended := make(chan struct{})
-		go func() { defer close(ended); _ = set.Run(ctx) }()
-		<-set.Loaded()
-		lease, err := store.Grant(ctx, time.Hour)
-		if err != nil {
-			t.Fatal(err)
-		}
-		s := session{tiering.SessionID{5}, lease, make(chan struct{})}
-		if _, err := store.Txn(ctx, metadata.Txn{Then: []metadata.Op{metadata.PutLeased(keys.Session(s.id), []byte("x"), lease)}}); err != nil {
-			t.Fatal(err)
-		}
-		l, err := set.Acquire(ctx, s, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b := batch.NewBuilder(batch.PlainFields(1000))
-		b.Add(batch.Record{Value: []byte("v")})
-		data, err := b.AppendTo(nil)
-		if err != nil {
-			t.Fatal(err)
-		}
+		w := jobtest.New(t, 1)
+		b := w.Batch(1000, "v")
 		const partitions, each = 24_000, 4_000
 		for first := 0; first < partitions; first += each {
-			sub := &shard.Submission{Session: s.id, Seq: uint64(first/each + 1)}
+			var parts []jobtest.Part
 			for p := range each {
-				sub.Parts = append(sub.Parts, shard.Part{Partition: tiering.TopicPartition{Topic: tiering.TopicID{1}, Partition: int32(first + p)},
-					Inline: data, Batches: []shard.Batch{{Length: int32(len(data)), Count: 1, MaxTimestamp: 1000, ProducerID: -1}}})
+				parts = append(parts, jobtest.Part{Partition: partition(int32(first + p)), Batches: [][]byte{b}})
 			}
-			done := make(chan error, 1)
-			l.Propose(&journal.Proposal{Session: s.id, Size: 1, Done: func(_ uint64, err error) { done <- err },
-				Draft: func(d *shard.Draft) error { _, err := d.Submit(sub); return err }})
-			if err := <-done; err != nil {
-				t.Fatal(err)
-			}
+			w.Inline(parts...)
 		}
-		r := compaction.NewRollup(compaction.RollupConfig{Age: time.Minute, Bytes: 1, Cluster: [16]byte{1}}, set, &numbers{id: s.id}, objects, s.id, time.Now, log)
-		if err := r.Tick(ctx); err != nil {
+		objects := &counted{Store: w.Objects}
+		r := compaction.NewRollup(compaction.RollupConfig{Age: time.Minute, Bytes: 1}, w, writer(w, objects), time.Now)
+		if err := r.Tick(t.Context()); err != nil {
 			t.Error(err)
 		}
-		set.View(0).Read(func(st *shard.State) {
+		w.View(0).Read(func(st *shard.State) {
 			if n := st.InlineExtents(); n != 0 {
 				t.Errorf("%d inline extents are left", n)
 			}
 		})
-		cancel()
-		<-ended
-		server.Close()
+		if n := objects.puts.Load(); n != 1 || w.Open() != 0 {
+			t.Errorf("%d PUTs, %d segment numbers are open", n, w.Open())
+		}
+	})
+}
+
+// A run of inline extents becomes one extent although its leader has changed, and reads as
+// before; then there is nothing to do, which costs nothing.
+func TestARollUpAcrossLeaderEpochs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := jobtest.New(t, 2)
+		tp := partition(1)
+		for i := range 6 {
+			if i%2 == 0 {
+				w.Lead(1)
+			}
+			w.Inline(jobtest.Part{Partition: tp, Batches: [][]byte{w.Batch(int64(i), fmt.Sprint(i), "x"), w.Batch(5, "y")}})
+			if i == 3 {
+				w.Flush(jobtest.Part{Partition: tp, Batches: [][]byte{w.Batch(1, "flushed")}})
+			}
+		}
+		before := w.Read(tp)
+		objects := &counted{Store: w.Objects}
+		r := compaction.NewRollup(compaction.RollupConfig{Age: time.Minute, Bytes: 1 << 20}, w, writer(w, objects), time.Now)
+		tick := func() {
+			if err := r.Tick(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		tick()
+		if n := objects.all.Load(); n != 0 {
+			t.Errorf("%d requests before anything is due", n)
+		}
+		time.Sleep(time.Minute)
+		tick()
+		if p := w.State(tp); len(p.Extents) != 3 || len(p.Epochs) != 3 {
+			t.Errorf("%d extents of %d epochs are left", len(p.Extents), len(p.Epochs))
+		}
+		if !slices.Equal(w.Read(tp), before) {
+			t.Error("the partition reads otherwise than before")
+		}
+		puts, seq := objects.all.Load(), w.View(1).Seq()
+		for range 10 {
+			time.Sleep(time.Hour)
+			tick()
+		}
+		if n := objects.all.Load(); n != puts || w.View(1).Seq() != seq {
+			t.Errorf("%d requests and %d records with nothing to do", n-puts, w.View(1).Seq()-seq)
+		}
 	})
 }

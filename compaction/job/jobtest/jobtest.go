@@ -191,7 +191,8 @@ type Part struct {
 	Batches   [][]byte
 }
 
-// Flush stores the parts as one segment of level 0 and commits them.
+// Flush stores the parts as one segment of level 0 and commits them, all of a shard in one
+// record.
 func (w *World) Flush(parts ...Part) {
 	w.t.Helper()
 	id, done := w.NextSegment()
@@ -211,42 +212,49 @@ func (w *World) Flush(parts ...Part) {
 	for _, e := range built.Entries {
 		at[e.TopicPartition] = e.Position
 	}
-	for _, p := range parts {
-		w.submit(p, shard.Part{Partition: p.Partition, Segment: id, Position: at[p.Partition]})
-	}
+	w.submit(parts, func(p *shard.Part) { p.Segment, p.Position = id, at[p.Partition] })
 }
 
-// Inline commits the part inside the journal.
-func (w *World) Inline(p Part) {
+// Inline commits the parts inside a journal.
+func (w *World) Inline(parts ...Part) {
 	w.t.Helper()
-	part := shard.Part{Partition: p.Partition}
-	for _, b := range p.Batches {
-		part.Inline = append(part.Inline, b...)
-	}
-	w.submit(p, part)
+	w.submit(parts, func(p *shard.Part) { p.Segment = tiering.SegmentID{} })
 }
 
-func (w *World) submit(p Part, part shard.Part) {
+// submit commits the parts, each shard's in one record. place says where a part lies; without a
+// segment it is inline.
+func (w *World) submit(parts []Part, place func(*shard.Part)) {
 	w.t.Helper()
 	w.commit.Lock()
 	defer w.commit.Unlock()
-	for _, b := range p.Batches {
-		v := batch.View(b)
-		part.Batches = append(part.Batches, shard.Batch{Length: int32(len(b)), Count: v.LastOffsetDelta() + 1, MaxTimestamp: v.MaxTimestamp(), ProducerID: -1})
-	}
-	w.seq++
-	sub := &shard.Submission{Session: w.Session, Seq: w.seq, Parts: []shard.Part{part}}
-	err := w.propose(context.Background(), w.Leader(w.Shard(p.Partition)), func(d *shard.Draft) error {
-		out, err := d.Submit(sub)
-		for _, o := range out {
-			if o.Code != shard.OK {
-				err = errors.Join(err, fmt.Errorf("outcome %+v", o))
+	byShard := map[tiering.ShardID][]shard.Part{}
+	for _, p := range parts {
+		part := shard.Part{Partition: p.Partition}
+		place(&part)
+		for _, b := range p.Batches {
+			v := batch.View(b)
+			part.Batches = append(part.Batches, shard.Batch{Length: int32(len(b)), Count: v.LastOffsetDelta() + 1, MaxTimestamp: v.MaxTimestamp(), ProducerID: -1})
+			if part.Segment.IsZero() {
+				part.Inline = append(part.Inline, b...)
 			}
 		}
-		return err
-	})
-	if err != nil {
-		w.t.Fatal(err)
+		byShard[w.Shard(p.Partition)] = append(byShard[w.Shard(p.Partition)], part)
+	}
+	for id, of := range byShard {
+		w.seq++
+		sub := &shard.Submission{Session: w.Session, Seq: w.seq, Parts: of}
+		err := w.propose(context.Background(), w.Leader(id), func(d *shard.Draft) error {
+			out, err := d.Submit(sub)
+			for _, o := range out {
+				if o.Code != shard.OK {
+					err = errors.Join(err, fmt.Errorf("outcome %+v", o))
+				}
+			}
+			return err
+		})
+		if err != nil {
+			w.t.Fatal(err)
+		}
 	}
 }
 
