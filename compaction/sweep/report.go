@@ -1,0 +1,146 @@
+package sweep
+
+import (
+	"time"
+
+	"github.com/floelog/floe/tiering"
+)
+
+// Kind is a kind of object that is swept.
+type Kind uint8
+
+// The kinds, by key prefix.
+const (
+	Segment  Kind = iota // seg/
+	Manifest             // man/
+	Snapshot             // snap/
+	Copy                 // cat/, of the catalogue
+	Clock                // gc/clock/, see ClockKey
+	numKinds
+)
+
+func (k Kind) String() string {
+	return [numKinds]string{"segment", "manifest", "snapshot", "catalogue", "clock"}[k]
+}
+
+// Kinds returns all kinds.
+func Kinds() []Kind { return []Kind{Segment, Manifest, Snapshot, Copy, Clock} }
+
+// Verdict is what a sweep makes of an object.
+type Verdict uint8
+
+// The verdicts.
+const (
+	Named    Verdict = iota // a state, a manifest or a pointer names it
+	InFlight                // its session lives, and may still let something name it
+	Carries                 // it may carry journal records that no snapshot holds yet
+	Waiting                 // garbage that waits for its grace
+	Ripe                    // garbage that is deleted now
+	numVerdicts
+)
+
+func (v Verdict) String() string {
+	return [numVerdicts]string{"named", "in-flight", "carries-journal", "grace", "ripe"}[v]
+}
+
+// Verdicts returns all verdicts.
+func Verdicts() []Verdict { return []Verdict{Named, InFlight, Carries, Waiting, Ripe} }
+
+// Reason says why an object that nothing names never will be named.
+type Reason uint8
+
+// The reasons.
+const (
+	DeadSession    Reason = iota // the session that stored it is dead
+	BelowWatermark               // its session says that it is done with it
+	Superseded                   // a newer snapshot or copy has taken its place
+	numReasons
+)
+
+func (r Reason) String() string {
+	return [numReasons]string{"dead-session", "below-watermark", "superseded"}[r]
+}
+
+// Reasons returns all reasons.
+func Reasons() []Reason { return []Reason{DeadSession, BelowWatermark, Superseded} }
+
+// Count counts objects and their bytes.
+type Count struct {
+	Objects int   `json:"objects"`
+	Bytes   int64 `json:"bytes"`
+}
+
+func (c *Count) add(size int64) {
+	c.Objects++
+	c.Bytes += size
+}
+
+// Report is what one sweep found and did. With an Err, the counts are of what was looked at
+// until then.
+type Report struct {
+	Took    time.Duration
+	Err     error // why nothing was deleted, or not all; nil: the sweep is complete
+	Frozen  bool  // Err is a freeze, or what led to one
+	Lost    int   // objects that are named and gone
+	Counts  [numKinds][numVerdicts]Count
+	Reasons [numReasons]Count // of what is Waiting or Ripe
+	Deleted Count
+	Left    int   // garbage that this sweep had no room to remember
+	Live    int64 // bytes of segments that extents name
+	Sparse  int   // segments of which less than half is live
+	Windows int   // rounds in which the bucket was looked through
+}
+
+// Garbage counts what is garbage.
+func (r *Report) Garbage() (c Count) {
+	for k := range r.Counts {
+		for _, v := range []Verdict{Waiting, Ripe} {
+			c.Objects += r.Counts[k][v].Objects
+			c.Bytes += r.Counts[k][v].Bytes
+		}
+	}
+	return c
+}
+
+// Object is one object that is garbage.
+type Object struct {
+	Kind   Kind
+	Key    string
+	Size   int64
+	Reason Reason
+	Ripe   bool // it has waited for its grace
+}
+
+// Sparse is a segment of which less than half is named by extents.
+type Sparse struct {
+	ID         tiering.SegmentID
+	Size, Live int64 // bytes
+}
+
+// maxSparse bounds the list of sparse segments: more than a merger rewrites between two sweeps.
+const maxSparse = 10_000
+
+// name is the identity of an object. Segments and manifests, of which there are many, are
+// named by their ids, all others by their keys.
+type name struct {
+	kind Kind
+	id   tiering.SegmentID
+	key  string
+}
+
+func (n name) objectKey() string {
+	switch n.kind {
+	case Segment:
+		return n.id.Key()
+	case Manifest:
+		return n.id.ManifestKey()
+	}
+	return n.key
+}
+
+// garbage is an object that nothing names or ever will.
+type garbage struct {
+	name
+	size   int64
+	reason Reason
+}
