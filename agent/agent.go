@@ -159,7 +159,7 @@ func New(cfg Config, parts Parts) (*Agent, error) {
 	if cfg.CarryAge == 0 {
 		cfg.CarryAge = 5 * time.Second
 	}
-	c, err := cache.New(parts.Objects, segment.VerifyBatches, cache.Options{Capacity: cfg.CacheBytes})
+	c, err := cache.New(parts.Objects, segment.VerifyBatches, cache.Options{Whole: segment.WholeBatches, Capacity: cfg.CacheBytes})
 	if err != nil {
 		return nil, err
 	}
@@ -347,7 +347,7 @@ func (a *Agent) assemble(c catalogue.Cluster) error {
 		Committed: a.carrier.committed,
 		Applied:   func(id tiering.ShardID, rec *shard.Record) { a.reader.Applied(id, rec) },
 	})
-	a.reader = fetch.NewReader(a.set, a.cache)
+	a.reader = fetch.NewReader(fetch.Config{}, fetch.Parts{Views: a.set, Cache: a.cache, Observe: a.metrics, Now: time.Now})
 	if a.parts.Peers == nil {
 		a.parts.Peers = peer.NewClient()
 	}

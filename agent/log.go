@@ -71,13 +71,18 @@ type reader struct{ r *fetch.Reader }
 
 // Fetch implements kafka.Reader.
 func (r reader) Fetch(ctx context.Context, req kafka.FetchRequest) []kafka.FetchResult {
-	in := fetch.Request{MinBytes: req.MinBytes, MaxBytes: req.MaxBytes, MaxWait: req.MaxWait, Admit: req.Admit, ReadCommitted: req.ReadCommitted, Partitions: make([]fetch.Partition, len(req.Partitions))}
+	in := fetch.Request{MinBytes: req.MinBytes, MaxBytes: req.MaxBytes, MaxWait: req.MaxWait, ReadCommitted: req.ReadCommitted, Partitions: make([]fetch.Partition, len(req.Partitions))}
+	if req.Admit != nil {
+		in.Admit = func(ctx context.Context, lane fetch.Lane, bytes int) (int, bool) {
+			return req.Admit(ctx, lane == fetch.Lagging, bytes)
+		}
+	}
 	for i, p := range req.Partitions {
 		in.Partitions[i] = fetch.Partition{Partition: p.TopicPartition, Shard: p.Shard, Offset: p.Offset, MaxBytes: p.MaxBytes}
 	}
 	out := make([]kafka.FetchResult, len(req.Partitions))
 	for i, res := range r.r.Fetch(ctx, &in) {
-		out[i] = kafka.FetchResult{Code: res.Code, HighWatermark: res.HighWatermark, LastStable: res.LastStable, LogStart: res.LogStart, Records: res.Records}
+		out[i] = kafka.FetchResult{Code: res.Code, HighWatermark: res.HighWatermark, LastStable: res.LastStable, LogStart: res.LogStart, Records: res.Records, Lagging: res.Lane == fetch.Lagging}
 		for _, t := range res.Aborted {
 			out[i].Aborted = append(out[i].Aborted, kafka.AbortedTransaction{ProducerID: t.ProducerID, First: t.First})
 		}
@@ -159,11 +164,7 @@ func (o offsets) Producers(ctx context.Context, partitions []kafka.Partition) []
 func (o offsets) Sizes(_ context.Context, partitions []kafka.Partition) []int64 {
 	out := make([]int64, len(partitions))
 	for i, p := range partitions {
-		o.set.View(p.Shard).Read(func(s *shard.State) {
-			for _, e := range s.Partition(p.TopicPartition).Extents {
-				out[i] += int64(e.Length)
-			}
-		})
+		o.set.View(p.Shard).Read(func(s *shard.State) { out[i] = s.Partition(p.TopicPartition).Bytes() })
 	}
 	return out
 }

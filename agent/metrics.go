@@ -6,6 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/floelog/floe/agent/fetch"
 	"github.com/floelog/floe/protocol"
 	"github.com/floelog/floe/tiering"
 	"github.com/floelog/floe/tiering/cache"
@@ -33,6 +34,10 @@ type metrics struct {
 	snapshots     prometheus.Counter
 	journalLength *prometheus.GaugeVec
 
+	fetchReads [2]prometheus.Counter // by fetch.Lane
+	fetchBytes [2]prometheus.Counter
+	fetchWaits *prometheus.HistogramVec
+
 	coordinators *coordinatorMetrics
 }
 
@@ -57,7 +62,34 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	reg.MustRegister(m.flushes, m.flushBytes, m.flushAge, m.uploads, m.produced, m.inlineBytes, m.inlineBatches, m.sequenced,
 		m.appends, m.appendBytes, m.unknown, m.leaders, m.takeovers, m.snapshots, m.journalLength)
 	m.coordinators = newCoordinatorMetrics(reg)
+	m.registerFetches(reg)
 	return m
+}
+
+// registerFetches makes what is counted of fetches.
+func (m *metrics) registerFetches(reg prometheus.Registerer) {
+	reads := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "floe_fetch_reads_total", Help: "Partitions read for consumers, by lane: near the tail of the log, or lagging."}, []string{"lane"})
+	bytes := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "floe_fetch_bytes_total", Help: "Bytes of record batches read for consumers, by lane."}, []string{"lane"})
+	m.fetchWaits = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "floe_fetch_lagging_wait_seconds", Help: "Time that reads of lagging partitions waited for their turn, by outcome.", Buckets: latencyBuckets}, []string{"outcome"})
+	reg.MustRegister(reads, bytes, m.fetchWaits)
+	for _, lane := range fetch.Lanes() {
+		m.fetchReads[lane] = reads.WithLabelValues(lane.String())
+		m.fetchBytes[lane] = bytes.WithLabelValues(lane.String())
+	}
+}
+
+// Fetched implements fetch.Observer, as does Lagged.
+func (m *metrics) Fetched(lane fetch.Lane, bytes int) {
+	m.fetchReads[lane].Inc()
+	m.fetchBytes[lane].Add(float64(bytes))
+}
+
+func (m *metrics) Lagged(waited time.Duration, admitted bool) {
+	outcome := "read"
+	if !admitted {
+		outcome = "gave up"
+	}
+	m.fetchWaits.WithLabelValues(outcome).Observe(waited.Seconds())
 }
 
 // Flushed implements produce.Observer, as do the next three.

@@ -3,7 +3,9 @@ package fetch
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 
+	"github.com/floelog/floe/metadata/shard"
 	"github.com/floelog/floe/protocol/batch"
 	"github.com/floelog/floe/tiering"
 	"github.com/floelog/floe/tiering/objstore"
@@ -23,8 +25,11 @@ type collector struct {
 	oneAtLeast bool // the first batch is taken whatever its size
 	from       tiering.Offset
 	end        tiering.Offset // no batch from here on is taken
+	epochs     []shard.EpochStart
+	epoch      int // index of the last batch's
 
 	next    tiering.Offset // behind the last batch that was taken
+	hollow  hollow         // what lies behind that
 	slices  [][]byte
 	bytes   int
 	full    bool
@@ -32,49 +37,99 @@ type collector struct {
 	scratch [][]byte
 }
 
-// extent takes the batches of one extent, which are data.
-func (c *collector) extent(e *tiering.Extent, data [][]byte) error {
+// hollow is a run of offsets without records that nothing has followed yet.
+type hollow struct{ from, to tiering.Offset }
+
+// batches takes those of an extent that data holds, from the batch at offset at on. It returns
+// the offset and the number of bytes that it has come to: behind data, unless full.
+func (c *collector) batches(e *tiering.Extent, at tiering.Offset, data [][]byte) (next tiering.Offset, used int, err error) {
 	in := cursor{slices: data}
-	next := e.Base
 	for !in.empty() {
 		head, err := in.peek(batch.HeaderSize)
 		if err != nil {
-			return err
+			return at, used, err
 		}
 		size := int(int32(binary.BigEndian.Uint32(head[8:]))) + 12
 		last := int32(binary.BigEndian.Uint32(head[23:]))
-		if size < batch.HeaderSize || last < 0 || next+tiering.Offset(last) >= e.End() {
-			return fmt.Errorf("%w: a batch of %d bytes and last offset delta %d does not fit the extent", objstore.ErrCorrupt, size, last)
+		if size < batch.HeaderSize || last < 0 || at+tiering.Offset(last) >= e.End() {
+			return at, used, fmt.Errorf("%w: a batch of %d bytes and last offset delta %d does not fit the extent", objstore.ErrCorrupt, size, last)
 		}
-		base := next
-		if base >= c.end {
+		if at >= c.end {
 			c.full = true
+			return at, used, nil
+		}
+		next := at + tiering.Offset(last) + 1
+		switch {
+		case next <= c.from:
+			err = in.skip(size)
+		case c.bytes+size > c.limit && (c.bytes > 0 || !c.oneAtLeast):
+			c.full, c.hollow = true, hollow{}
+			return at, used, nil
+		default:
+			err = c.take(&in, size, at)
+			c.next, c.hollow = next, hollow{}
+		}
+		if err != nil {
+			return at, used, err
+		}
+		at = next
+		used += size
+	}
+	return at, used, nil
+}
+
+// hole passes offsets that have no records.
+func (c *collector) hole(e *tiering.Extent) {
+	from, to := max(e.Base, c.from), min(e.End(), c.end)
+	if from >= to {
+		return
+	}
+	if c.hollow.to < from { // else it goes on
+		c.hollow.from = from
+	}
+	c.hollow.to = to
+}
+
+// finish tells the reader of a hole that ends where it may not read on: an empty batch, as
+// log compaction leaves them in Kafka, moves its position. Without one a reader that wants
+// to reach the end of the log, as Kafka Streams does when it restores, would wait for ever.
+func (c *collector) finish() error {
+	for c.hollow.from < c.hollow.to {
+		if c.bytes+batch.HeaderSize > c.limit && (c.bytes > 0 || !c.oneAtLeast) {
 			return nil
 		}
-		next += tiering.Offset(last) + 1
-		if next <= c.from {
-			if err := in.skip(size); err != nil {
-				return err
-			}
-			continue
-		}
-		if c.bytes+size > c.limit && (c.bytes > 0 || !c.oneAtLeast) {
-			c.full = true
-			return nil
-		}
-		if err := c.take(&in, size, base, e.Epoch); err != nil {
+		f := batch.PlainFields(tiering.NoTimestamp)
+		f.BaseOffset, f.LeaderEpoch = int64(c.hollow.from), int32(c.epochAt(c.hollow.from))
+		f.LastOffsetDelta = int32(min(int64(c.hollow.to-c.hollow.from)-1, math.MaxInt32))
+		b, err := batch.NewBuilder(f).AppendTo(nil)
+		if err != nil {
 			return err
 		}
-		c.next = next
-	}
-	if next != e.End() {
-		return fmt.Errorf("%w: the extent ends at offset %d, its batches at %d", objstore.ErrCorrupt, e.End(), next)
+		c.slices = append(c.slices, b)
+		c.bytes += len(b)
+		c.hollow.from += tiering.Offset(f.LastOffsetDelta) + 1
+		c.next = c.hollow.from
 	}
 	return nil
 }
 
+// epochAt is shard.EpochAt for offsets that never go back. A batch is of one epoch, which the
+// extent that it lies in need not be.
+func (c *collector) epochAt(offset tiering.Offset) tiering.LeaderEpoch {
+	if len(c.epochs) == 0 {
+		return -1
+	}
+	for c.epoch > 0 && c.epochs[c.epoch].Start > offset {
+		c.epoch--
+	}
+	for c.epoch+1 < len(c.epochs) && c.epochs[c.epoch+1].Start <= offset {
+		c.epoch++
+	}
+	return c.epochs[c.epoch].Epoch
+}
+
 // take moves one batch from the input to the output.
-func (c *collector) take(in *cursor, size int, base tiering.Offset, epoch tiering.LeaderEpoch) error {
+func (c *collector) take(in *cursor, size int, base tiering.Offset) error {
 	copied := patchBytes
 	if size <= smallBatch {
 		copied = size
@@ -87,7 +142,7 @@ func (c *collector) take(in *cursor, size int, base tiering.Offset, epoch tierin
 	if c.headers, err = in.copy(c.headers, copied); err != nil {
 		return err
 	}
-	batch.Patch(c.headers[start:], int64(base), int32(epoch))
+	batch.Patch(c.headers[start:], int64(base), int32(c.epochAt(base)))
 	c.emit(c.headers[start:])
 	if c.slices, err = in.refer(c.slices, size-copied); err != nil {
 		return err

@@ -12,29 +12,48 @@
 //     a view that lags knows less of both.
 //  5. Cached bytes are shared between readers and never changed: the 16 bytes that differ
 //     (base offset, leader epoch) are written into a copy.
+//  6. Whatever it needs, a read takes from one look at the view: which objects there are,
+//     where leader epochs begin, what was aborted. What a look says stays true; only objects
+//     go, and then another look is taken.
+//  7. A reader always gets on: where all records up to the end have been removed, an empty
+//     batch tells it so.
+//  8. Readers that catch up never hold what readers of the tail wait for: see Lane.
 //
 // All exported methods may be called concurrently.
 package fetch
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"fmt"
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/floelog/floe/metadata/journal"
 	"github.com/floelog/floe/metadata/shard"
 	"github.com/floelog/floe/tiering"
 	"github.com/floelog/floe/tiering/cache"
-	"github.com/floelog/floe/tiering/objstore"
 )
 
 const (
+	// DefaultNewest is how many bytes at a partition's end have readers that do not lag. Not
+	// fewer: a partition written at 100 MB/s moves that much while a consumer takes two
+	// answers. Not more: it is a third of the default cache.
+	DefaultNewest = 64 << 20
+	// DefaultLaggingReads lagging partitions are read at a time. Not fewer: a read of
+	// small extents waits for one GET, and it takes this many to fill a network. Not more: each
+	// holds a piece of an extent, and the cache has GETs of others to make.
+	DefaultLaggingReads = 16
+	// laggingPatience is how long a request waits for memory and for places to read lagging
+	// partitions. Not shorter: it gives up its place in the line. Not longer: clients
+	// give up after 30 s.
+	laggingPatience = 5 * time.Second
+	// mixedPatience is that of a request that has found records at the tail of others. Not
+	// shorter: it would hardly ever come to read those that lag while many do. Not
+	// longer: the records that it has wait.
+	mixedPatience = 500 * time.Millisecond
 	// readsAtOnce bounds the partitions of one request that are read at a time: enough to
 	// hide a GET's latency, few enough to leave the cache's GETs to others.
 	readsAtOnce = 8
@@ -46,6 +65,24 @@ const (
 // Cache reads byte ranges of segments.
 type Cache interface {
 	Read(ctx context.Context, r cache.Range, dst [][]byte) ([][]byte, error)
+	// Has reports whether Read would not have to wait.
+	Has(r cache.Range) bool
+}
+
+// Manifests reads the extents that a manifest stands for, ascending, whose epochs nobody needs.
+// The slice is shared: nobody may change it. The error is objstore.ErrNotFound if the object
+// is gone.
+type Manifests interface {
+	Extents(ctx context.Context, tp tiering.TopicPartition, m shard.Manifest) ([]tiering.Extent, error)
+}
+
+// Observer counts reads. Its methods must return quickly.
+type Observer interface {
+	// Fetched tells of one read of one partition.
+	Fetched(lane Lane, bytes int)
+	// Lagged tells how long the read of a lagging partition waited for its place, or, where
+	// not admitted, before it was given up for this time.
+	Lagged(waited time.Duration, admitted bool)
 }
 
 // Views are this agent's views of the shards.
@@ -72,10 +109,10 @@ type Request struct {
 	// ReadCommitted asks for what lies below the last stable offset only (KIP-98).
 	ReadCommitted bool
 
-	// Admit, if set, is called once before the first record is read, with the bytes that
-	// there are. If it returns fewer, they are the limit in the place of MaxBytes; if false,
-	// nothing is read.
-	Admit func(bytes int) (limit int, ok bool)
+	// Admit, if set, is called once for each lane before its first record is read, with the
+	// bytes that there are. If it returns fewer, they are the limit in the place of MaxBytes;
+	// if false, nothing is read in the lane. It must not wait longer than ctx.
+	Admit func(ctx context.Context, lane Lane, bytes int) (limit int, ok bool)
 }
 
 // Result is the answer for one partition.
@@ -87,6 +124,10 @@ type Result struct {
 	Aborted       []shard.AbortedTransaction // with offsets among the records, ascending by Last; where ReadCommitted
 	Records       [][]byte                   // whole batches, patched; immutable
 	Bytes         int                        // of Records
+	Lane          Lane                       // in which they were read
+
+	there  int  // bytes to read, as planned
+	behind bool // and they are not the newest
 }
 
 // end returns where the offsets that a request may see end.
@@ -102,19 +143,54 @@ func (r *Result) watermarks(p *shard.Partition) {
 	r.HighWatermark, r.LastStable, r.LogStart = p.Next, p.LastStable(), p.LogStart
 }
 
+// Config bounds a Reader. Zero values stand for the defaults.
+type Config struct {
+	Newest       int // bytes at a partition's end that are never read in the lagging lane
+	LaggingReads int // partitions that are read at a time in the lagging lane
+}
+
+// Parts are what a Reader works with.
+type Parts struct {
+	Views     Views
+	Cache     Cache
+	Manifests Manifests
+	Observe   Observer // nil: nobody
+	Now       func() time.Time
+}
+
 // Reader serves fetches.
 type Reader struct {
-	views   Views
-	cache   Cache
-	waiters *waiters
-	hurry   chan struct{} // closed when nobody shall wait any more
-	once    sync.Once
+	views     Views
+	cache     Cache
+	manifests Manifests
+	observe   Observer
+	now       func() time.Time
+	newest    int
+	lagging   places
+	marks     *marks
+	waiters   *waiters
+	hurry     chan struct{} // closed when nobody shall wait any more
+	once      sync.Once
 }
 
 // NewReader returns a Reader. Its Applied must be told of every record that a view applies.
-func NewReader(views Views, c Cache) *Reader {
-	return &Reader{views: views, cache: c, waiters: newWaiters(), hurry: make(chan struct{})}
+func NewReader(cfg Config, parts Parts) *Reader {
+	r := &Reader{
+		views: parts.Views, cache: parts.Cache, manifests: parts.Manifests, observe: parts.Observe, now: parts.Now,
+		newest:  cmp.Or(cfg.Newest, DefaultNewest),
+		lagging: make(places, cmp.Or(cfg.LaggingReads, DefaultLaggingReads)),
+		marks:   newMarks(), waiters: newWaiters(), hurry: make(chan struct{}),
+	}
+	if r.observe == nil {
+		r.observe = unobserved{}
+	}
+	return r
 }
+
+type unobserved struct{}
+
+func (unobserved) Fetched(Lane, int)          {}
+func (unobserved) Lagged(time.Duration, bool) {}
 
 // Hurry makes requests that wait, and later ones, answer with what there is: the agent
 // drains.
@@ -132,9 +208,8 @@ func (r *Reader) Fetch(ctx context.Context, req *Request) []Result {
 	defer r.waiters.unregister(w)
 	deadline := time.NewTimer(max(0, req.MaxWait))
 	defer deadline.Stop()
-	var plan planned
 	for {
-		plan = r.plan(ctx, req, results)
+		plan := r.plan(ctx, req, results)
 		if plan.failed || plan.available >= req.MinBytes || req.MaxWait <= 0 {
 			break
 		}
@@ -147,59 +222,8 @@ func (r *Reader) Fetch(ctx context.Context, req *Request) []Result {
 		}
 		break
 	}
-	r.read(ctx, req, plan.available, results)
+	r.read(ctx, req, results)
 	return results
-}
-
-// read fills in the records, as far as the request's limit goes: the earlier partitions
-// first, the first batch of the first one that has any whatever its size, so that a
-// consumer can always make progress (KIP-74). The plan found so many bytes available.
-func (r *Reader) read(ctx context.Context, req *Request, available int, results []Result) {
-	var due []int // partitions that have something to read
-	sum := 0
-	for i := range req.Partitions {
-		if p := &req.Partitions[i]; results[i].Code == 0 && p.Offset < results[i].end(req.ReadCommitted) {
-			due = append(due, i)
-			sum += min(p.MaxBytes, req.MaxBytes)
-		}
-	}
-	most := req.MaxBytes
-	if len(due) > 0 && req.Admit != nil {
-		limit, ok := req.Admit(available)
-		if !ok {
-			return
-		}
-		if limit < available {
-			most = min(most, limit)
-		}
-	}
-	one := func(n, left int) {
-		p, res := &req.Partitions[due[n]], &results[due[n]]
-		if limit := min(p.MaxBytes, left); limit > 0 || left == most {
-			if err := r.readPartition(ctx, p, wanted{limit, left == most, req.ReadCommitted}, res); err != nil {
-				res.Code, res.Records, res.Bytes, res.Aborted = codeOf(err), nil, 0, nil
-			}
-		}
-	}
-	if len(due) > 1 && sum <= most {
-		// No partition can take what another may have, so none waits for another's GETs. A
-		// limit of one byte less than the request's keeps the first-batch rule to the first.
-		var g errgroup.Group
-		g.SetLimit(readsAtOnce)
-		for n := range due {
-			g.Go(func() error {
-				one(n, most-min(n, 1))
-				return nil
-			})
-		}
-		_ = g.Wait() // the functions return nil
-		return
-	}
-	left := most
-	for n := range due {
-		one(n, left)
-		left -= results[due[n]].Bytes
-	}
 }
 
 // sync waits for the view, for a bounded time: a metadata store that is silent must not
@@ -218,113 +242,4 @@ func codeOf(err error) int16 {
 		return kerr.NotLeaderForPartition.Code
 	}
 	return kerr.KafkaStorageError.Code
-}
-
-// wanted is how much of a partition is read.
-type wanted struct {
-	limit         int  // in bytes
-	oneAtLeast    bool // but the first batch whatever its size
-	readCommitted bool
-}
-
-// readPartition reads batches from the partition's offset on.
-func (r *Reader) readPartition(ctx context.Context, p *Partition, want wanted, res *Result) error {
-	for attempt := 1; ; attempt++ {
-		run := r.extents(p, want, res)
-		if res.Code != 0 {
-			return nil
-		}
-		out := collector{limit: want.limit, oneAtLeast: want.oneAtLeast, from: p.Offset, end: res.end(want.readCommitted)}
-		err := r.collect(ctx, p, run, &out)
-		if errors.Is(err, objstore.ErrNotFound) && attempt == 1 {
-			// The extent may have been replaced since: look again with what is committed now.
-			if err := r.sync(ctx, p.Shard); err != nil {
-				return err
-			}
-			continue
-		}
-		if err != nil && out.bytes == 0 {
-			return err
-		}
-		// What was read before an error is good; the consumer meets the error next time.
-		res.Records, res.Bytes = out.slices, out.bytes
-		if next := out.next; len(res.Aborted) > 0 {
-			res.Aborted = slices.DeleteFunc(res.Aborted, func(a shard.AbortedTransaction) bool { return a.First >= next })
-		}
-		return nil
-	}
-}
-
-func (r *Reader) collect(ctx context.Context, p *Partition, run []tiering.Extent, out *collector) error {
-	for i := range run {
-		if out.full {
-			return nil
-		}
-		data, err := r.bytesOf(ctx, run, i, out.scratch[:0])
-		if err != nil {
-			return fmt.Errorf("%s: %w", p.Partition, err)
-		}
-		out.scratch = data
-		if err := out.extent(&run[i], data); err != nil {
-			return fmt.Errorf("%s: extent at offset %d in segment %s: %w", p.Partition, run[i].Base, run[i].Segment, err)
-		}
-	}
-	return nil
-}
-
-// bytesOf returns the bytes of the i-th extent of a run.
-func (r *Reader) bytesOf(ctx context.Context, run []tiering.Extent, i int, dst [][]byte) ([][]byte, error) {
-	e := &run[i]
-	if e.IsInline() {
-		return append(dst, e.Inline), nil
-	}
-	end := e.Position + tiering.Position(e.Length)
-	useful := end
-	for j := i + 1; j < len(run) && run[j].Segment == e.Segment && run[j].Position == useful; j++ {
-		useful += tiering.Position(run[j].Length)
-	}
-	return r.cache.Read(ctx, cache.Range{Segment: e.Segment, Position: e.Position, Length: int(e.Length), End: useful}, dst)
-}
-
-// extents returns the extents from the partition's offset on, and the watermarks that go
-// with them: the view may have moved since the plan, and no answer may hold records beyond
-// its own high watermark, or skip records that were trimmed meanwhile.
-func (r *Reader) extents(p *Partition, want wanted, res *Result) (run []tiering.Extent) {
-	r.views.View(p.Shard).Read(func(s *shard.State) {
-		ps := s.Partition(p.Partition)
-		res.watermarks(ps)
-		if p.Offset < ps.LogStart {
-			res.Code = kerr.OffsetOutOfRange.Code
-			return
-		}
-		run = ps.Extents[ps.Find(p.Offset):]
-		if want.readCommitted {
-			// Some of these may lie behind the last batch that fits; but a later look at the view
-			// may no longer know those of records that were trimmed meanwhile.
-			run = reach(run, res.LastStable, want.limit)
-			res.Aborted = nil
-			if n := len(run); n > 0 {
-				res.Aborted = ps.AbortedIn(p.Offset, min(run[n-1].End(), res.LastStable))
-			}
-		}
-	})
-	return run
-}
-
-// reach cuts a run of extents behind the last one that a reader comes to who starts within
-// the first, stops at end and takes limit bytes, or one batch.
-func reach(run []tiering.Extent, end tiering.Offset, limit int) []tiering.Extent {
-	n := 0
-	for i := range run {
-		if run[i].Base >= end {
-			return run[:i]
-		}
-		if i > 0 {
-			n += int(run[i].Length)
-		}
-		if n >= limit {
-			return run[:i+1]
-		}
-	}
-	return run
 }

@@ -85,7 +85,7 @@ func open(t testing.TB) (l *log, done func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.reader = fetch.NewReader(l.set, c)
+	l.reader = fetch.NewReader(fetch.Config{}, fetch.Parts{Views: l.set, Cache: c, Now: time.Now})
 	var running sync.WaitGroup
 	running.Go(func() {
 		if err := l.set.Run(ctx); err != nil {
@@ -309,7 +309,7 @@ func TestAdmissionIsAskedOnceAndItsLimitHolds(t *testing.T) {
 		asked := 0
 		ask := func(offset tiering.Offset, limit int, ok bool) string {
 			return l.fetch(fetch.Request{MaxBytes: 1 << 20, Partitions: []fetch.Partition{from(0, offset, 1<<20), from(1, 0, 1<<20)},
-				Admit: func(bytes int) (int, bool) {
+				Admit: func(_ context.Context, _ fetch.Lane, bytes int) (int, bool) {
 					if asked++; bytes != 4*len(one) {
 						t.Errorf("%d bytes are said to be there, want %d", bytes, 4*len(one))
 					}

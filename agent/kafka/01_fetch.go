@@ -34,15 +34,15 @@ func (h *Handler) fetch(ctx context.Context, _ *protocol.Conn, r *protocol.Reque
 		return malformed()
 	}
 	r.Charge.Release() // the decoded request has its own memory: see fetch_memory.go
-	g := &grant{budget: h.fetched}
+	g := &grant{budgets: &h.fetched}
 	handed := false
 	defer func() {
 		if !handed {
-			g.charge.Release()
+			g.release()
 		}
 	}()
 	resp := h.fetchRecords(ctx, req.(*kmsg.FetchRequest), g)
-	out := protocol.Response{Buffers: resp.encode(), ErrorCode: resp.firstError(), Release: g.charge.Release}
+	out := protocol.Response{Buffers: resp.encode(), ErrorCode: resp.firstError(), Release: g.release}
 	handed = true
 	return protocol.Answer(out)
 }
@@ -67,7 +67,7 @@ func (h *Handler) fetchRecords(ctx context.Context, req *kmsg.FetchRequest, g *g
 	named, code := scope.respond(results)
 	if code != 0 {
 		resp.Code, resp.Endpoints = code, nil
-		g.charge.Release()
+		g.release()
 		return resp
 	}
 	g.settle(results)
@@ -186,7 +186,7 @@ func (f *fetching) run(ctx context.Context, resp *fetchResponse) []fetchResponse
 		f.news = f.news || f.results[i].Code != 0 || f.results[i].PreferredNode >= 0
 	}
 	if len(f.read) > 0 {
-		for k, res := range f.h.Reader.Fetch(ctx, f.request(ctx)) {
+		for k, res := range f.h.Reader.Fetch(ctx, f.request()) {
 			f.results[f.at[k]].FetchResult = res
 			n := 0
 			for _, b := range res.Records {
@@ -246,11 +246,11 @@ func (f *fetching) tellLeader(p Partition, out *fetchResponsePartition, resp *fe
 }
 
 // request is what the reader is asked.
-func (f *fetching) request(ctx context.Context) FetchRequest {
+func (f *fetching) request() FetchRequest {
 	q := FetchRequest{
 		MinBytes: min(f.minBytes, f.maxBytes), MaxBytes: f.maxBytes, MaxWait: f.maxWait,
 		ReadCommitted: f.readCommitted, Partitions: f.read,
-		Admit: func(bytes int) (int, bool) { return f.grant.admit(ctx, bytes) },
+		Admit: f.grant.admit,
 	}
 	if f.news {
 		q.MinBytes, q.MaxWait = 0, 0

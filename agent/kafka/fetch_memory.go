@@ -50,40 +50,70 @@ func (h *Handler) waitCharge(ctx context.Context, n int, wait time.Duration) (*p
 	return c, max(0, time.Until(until))
 }
 
+// fetchBudgets bound the records of answers that clients have not taken: those near the ends
+// of their logs, and those of partitions that lag, apart. A replay asks as fast as it is
+// answered, and would have all there is.
+type fetchBudgets [2]*protocol.Budget
+
+// newFetchBudgets divides so many bytes, of which lagging are for partitions that lag; 0: half.
+func newFetchBudgets(bytes, lagging int64) fetchBudgets {
+	if lagging == 0 {
+		lagging = bytes / 2
+	}
+	return fetchBudgets{protocol.NewBudget(bytes - lagging), protocol.NewBudget(lagging)}
+}
+
 // grant is the memory for the records of one answer.
 type grant struct {
-	budget *protocol.Budget
-	batch  int64 // the largest batch that the partitions may hold
-	charge *protocol.Charge
+	budgets *fetchBudgets
+	batch   int64 // the largest batch that the partitions may hold
+	charges [2]*protocol.Charge
+}
+
+func lane(lagging bool) int {
+	if lagging {
+		return 1
+	}
+	return 0
 }
 
 // admit implements FetchRequest.Admit. As long as half of what is free is more than a batch,
 // it takes no more than that: a few answers that nobody takes must not leave the others
 // with a batch at a time.
-func (g *grant) admit(ctx context.Context, bytes int) (limit int, ok bool) {
-	batch := min(g.batch, g.budget.Size())
-	want := min(max(int64(bytes), batch), g.budget.Size())
-	n := min(want, max(batch, (g.budget.Size()-g.budget.InUse())/2))
-	if g.charge, ok = g.budget.TryAcquire(n); ok {
+func (g *grant) admit(ctx context.Context, lagging bool, bytes int) (limit int, ok bool) {
+	budget, charge := g.budgets[lane(lagging)], &g.charges[lane(lagging)]
+	batch := min(g.batch, budget.Size())
+	want := min(max(int64(bytes), batch), budget.Size())
+	n := min(want, max(batch, (budget.Size()-budget.InUse())/2))
+	if *charge, ok = budget.TryAcquire(n); ok {
 		return int(n), true
 	}
 	ctx, cancel := context.WithTimeout(ctx, grantWait)
 	defer cancel()
-	c, err := g.budget.Acquire(ctx, batch)
+	c, err := budget.Acquire(ctx, batch)
 	if err != nil {
 		return 0, false
 	}
-	g.charge = c
+	*charge = c
 	return int(batch), true
 }
 
 // settle keeps what the records take in the end.
 func (g *grant) settle(results []fetchResponsePartition) {
-	total := int64(0)
+	var total [2]int64
 	for i := range results {
 		for _, b := range results[i].Records {
-			total += int64(len(b))
+			total[lane(results[i].Lagging)] += int64(len(b))
 		}
 	}
-	g.charge.Shrink(total)
+	for i, c := range g.charges {
+		c.Shrink(total[i])
+	}
+}
+
+// release gives all of it back.
+func (g *grant) release() {
+	for _, c := range g.charges {
+		c.Release()
+	}
 }

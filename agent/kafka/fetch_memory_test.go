@@ -136,11 +136,11 @@ const batchSize = 1048588 // the default of max.message.bytes
 // to a batch, then waits, and at last goes without records.
 func TestFetchMemoryIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, func(s *kafka.Settings) { s.FetchMemory = 4 * batchSize })
+		w := newWorld(t, func(s *kafka.Settings) { s.FetchMemory, s.FetchLaggingMemory = 6*batchSize, 2*batchSize })
 		topic := w.create("t", 1)
 		const there = 16 << 20
 		w.reader.fetch = func(_ context.Context, req kafka.FetchRequest) []kafka.FetchResult {
-			n, ok := req.Admit(there)
+			n, ok := req.Admit(w.ctx, false, there)
 			if !ok {
 				return []kafka.FetchResult{{HighWatermark: 10}}
 			}
@@ -178,11 +178,11 @@ func TestFetchMemoryIsBounded(t *testing.T) {
 
 // Only what the records take is held until the answer is written, and nothing without any.
 func TestFetchMemoryIsGivenBack(t *testing.T) {
-	w := newWorld(t, func(s *kafka.Settings) { s.FetchMemory = 2 * batchSize })
+	w := newWorld(t, func(s *kafka.Settings) { s.FetchMemory = 4 * batchSize })
 	topic := w.create("t", 1)
 	asked, lacking := 0, false
 	w.reader.fetch = func(_ context.Context, req kafka.FetchRequest) []kafka.FetchResult {
-		n, ok := req.Admit(1 << 20)
+		n, ok := req.Admit(w.ctx, false, 1<<20)
 		if asked++; !ok || n < 1<<20 {
 			lacking = true
 		}

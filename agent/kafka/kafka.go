@@ -57,6 +57,10 @@ type Settings struct {
 	// their clients, in bytes; 0 stands for 128 MiB. When it is in use, answers get smaller,
 	// down to one batch, and then wait. It should be more than a few FetchMaxBytes.
 	FetchMemory int64
+	// FetchLaggingMemory is the part of it that answers with records of partitions that lag may
+	// have, and only they; 0 stands for half. Smaller: replays are slower. Larger: consumers
+	// that keep up, while many of them wait, get smaller answers.
+	FetchLaggingMemory int64
 
 	// MaxFetchSessions and MaxFetchSessionPartitions bound the cache of fetch sessions. A
 	// client without a session still works, with larger requests; a partition costs some
@@ -126,6 +130,8 @@ func (s Settings) Validate() error {
 		return fmt.Errorf("longest fetch wait is %v: want more than 0", s.FetchMaxWait)
 	case s.FetchMemory < 0:
 		return fmt.Errorf("fetch memory is %d bytes: want more than 0", s.FetchMemory)
+	case s.FetchLaggingMemory < 0 || s.FetchLaggingMemory > 0 && s.FetchLaggingMemory >= cmp.Or(s.FetchMemory, defaultFetchMemory):
+		return fmt.Errorf("fetch memory for partitions that lag is %d bytes: want less than that for all, %d", s.FetchLaggingMemory, s.FetchMemory)
 	case s.MaxFetchSessions < 0 || s.MaxFetchSessionPartitions < 0:
 		return errors.New("fetch session limits are negative: want 0 for no sessions, or more")
 	case s.OffsetMetadataMax < 0:
@@ -157,7 +163,7 @@ type Handler struct {
 	topics   settingsCache
 	entries  *protocol.Budget // of the topics and partitions of produce requests
 	waiting  *protocol.Budget // of fetches, but their records
-	fetched  *protocol.Budget // of the records in answers
+	fetched  fetchBudgets     // of the records in answers
 }
 
 // New returns a Handler, or says what is missing or wrong.
@@ -178,7 +184,7 @@ func New(parts Parts, cfg Config) (*Handler, error) {
 	}
 	h := &Handler{Parts: parts, settings: cfg.Settings, apis: apis, now: cfg.Now, entries: protocol.NewBudget(entriesMemory)}
 	h.waiting = protocol.NewBudget(waitingMemory)
-	h.fetched = protocol.NewBudget(cmp.Or(cfg.Settings.FetchMemory, defaultFetchMemory))
+	h.fetched = newFetchBudgets(cmp.Or(cfg.Settings.FetchMemory, defaultFetchMemory), cfg.Settings.FetchLaggingMemory)
 	h.sessions = newSessionCache(cfg.Settings, cfg.Random, cfg.Now)
 	h.topics.defaults = cfg.Settings.TopicDefaults
 	return h, nil

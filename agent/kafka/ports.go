@@ -133,10 +133,12 @@ type FetchRequest struct {
 	ReadCommitted bool          // records below the last stable offset only (KIP-98)
 	Partitions    []FetchPartition
 
-	// Admit is called at most once, when the wait is over and there are records to read, with
-	// the bytes that they have; nil admits all. If it returns fewer, they are the limit in the
-	// place of MaxBytes. False says that none may be read: the results have no records.
-	Admit func(bytes int) (limit int, ok bool)
+	// Admit is called when the wait is over and there are records to read, with the bytes
+	// that they have: at most once for those near the ends of their logs, and once for those
+	// of partitions that lag; nil admits all. If it returns fewer, they are the limit in the
+	// place of MaxBytes. False says that none may be read: the results have no such records.
+	// It waits no longer than ctx.
+	Admit func(ctx context.Context, lagging bool, bytes int) (limit int, ok bool)
 }
 
 // FetchResult is what became of one FetchPartition.
@@ -145,6 +147,7 @@ type FetchResult struct {
 	HighWatermark, LastStable, LogStart tiering.Offset // -1 where not known
 	Aborted                             []AbortedTransaction
 	Records                             [][]byte // whole batches with their offsets in place; immutable
+	Lagging                             bool     // the records were admitted as those of a partition that lags
 }
 
 // AbortedTransaction tells a read_committed consumer what to skip.

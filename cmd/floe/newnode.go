@@ -78,7 +78,7 @@ func kafkaSettings(s *settings.Settings, store string) kafka.Settings {
 	k.MaxPartitions = int32(s.MaxPartitions)
 	k.ReplicationFactor = int16(s.DefaultReplicationFactor)
 	k.FetchMaxBytes = int(s.FetchMaxBytes)
-	k.FetchMemory = int64(s.FetchMemory())
+	k.FetchMemory, k.FetchLaggingMemory = int64(s.FetchMemory()), int64(s.FetchLagging)
 	g := groupSettings(s)
 	k.OffsetMetadataMax = g.MaxOffsetMetadata
 	k.ConsumerSession = kafka.Between{Default: g.ConsumerSessionTimeout, Least: g.MinConsumerSessionTimeout, Most: g.MaxConsumerSessionTimeout}

@@ -97,6 +97,7 @@ type Settings struct {
 	CacheSize       Bytes
 	MaxRequestBytes Bytes
 	FetchMaxBytes   Bytes
+	FetchLagging    Bytes // 0: half of FetchMemory
 	MaxConnections  int
 	IdleTimeout     time.Duration
 

@@ -359,6 +359,12 @@ var table = []Setting{
 		field:   func(s *Settings) any { return &s.FetchMaxBytes },
 	},
 	{
+		Name: "fetch-lagging-memory", Group: "Limits", Default: "0B", Min: "0B", Max: "1TiB", Commands: serving,
+		Meaning: "part of the quarter of memory-budget for answers that consumers far behind have to themselves; 0B: half of it",
+		Why:     "They have this much and no more, so that a full replay leaves the rest to consumers that keep up. Smaller: catching up is slower. Larger: many consumers that keep up get smaller answers.",
+		field:   func(s *Settings) any { return &s.FetchLagging },
+	},
+	{
 		Name: "max-connections", Group: "Limits", Default: "10000", Min: "10", Max: "1000000", Commands: serving,
 		Meaning: "connections of clients to an agent; further ones are closed at once",
 		Why:     "Smaller: a large fleet of clients does not fit. Larger: each costs some 20 KiB and a file descriptor.",

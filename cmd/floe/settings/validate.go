@@ -190,6 +190,9 @@ func (s *Settings) checkSizes() error {
 	if s.FetchMaxBytes > s.FetchMemory() {
 		return s.wrong("fetch-max-bytes", fmt.Sprintf("%s do not fit into the quarter of memory-budget that answers may take, %s", s.FetchMaxBytes, s.FetchMemory()), "make it smaller, or the budget larger")
 	}
+	if s.FetchLagging >= s.FetchMemory() {
+		return s.wrong("fetch-lagging-memory", fmt.Sprintf("%s leave nothing of the quarter of memory-budget that answers may take, %s", s.FetchLagging, s.FetchMemory()), "make it smaller, or the budget larger")
+	}
 	if s.NumPartitions > s.MaxPartitions {
 		return s.wrong("num-partitions", fmt.Sprintf("%d are more than max-partitions, %d", s.NumPartitions, s.MaxPartitions), "make it smaller, or max-partitions larger")
 	}
