@@ -164,8 +164,8 @@ type Index struct {
 }
 
 // NewIndex begins at offset from; batches at limit and beyond are not looked at.
-func NewIndex(keys *Keys, aborted Aborted, from, limit tiering.Offset) *Index {
-	return &Index{Keys: keys, aborted: aborted, end: from, last: from, limit: limit}
+func NewIndex(keys *Keys, from, limit tiering.Offset) *Index {
+	return &Index{Keys: keys, end: from, last: from, limit: limit}
 }
 
 // Batch takes the next batch in order; those before the Index's beginning are passed over.
@@ -197,6 +197,10 @@ func (x *Index) Batch(base tiering.Offset, v batch.View) (more bool, err error) 
 	x.end = end
 	return true, nil
 }
+
+// Follow has the Index know the aborted transactions of the batches that come next, as the
+// partition's state has them now.
+func (x *Index) Follow(aborted Aborted) { x.aborted = aborted }
 
 // Hole passes over offsets without records, up to end.
 func (x *Index) Hole(end tiering.Offset) { x.end = max(x.end, min(end, x.limit)) }

@@ -198,7 +198,7 @@ func FuzzJudge(f *testing.F) {
 		e := tiering.Extent{Base: 10, Count: int64(count), Length: int32(len(data))}
 		keys := records.NewKeys(1<<10, 16)
 		keys.Put([]byte("k\x01"), 1000)
-		rw := records.NewRewriter(records.Rules{Keys: keys, End: 1 << 40, Now: 5, DeleteRetention: 10})
+		rw := records.NewRewriter(records.Rules{Keys: keys, End: 1 << 40, DeleteRetention: 10, Moment: records.Moment{Now: 5}})
 		p, err := rw.Judge(e, [][]byte{data[:at:at], data[at:]})
 		if err != nil || count == 0 || len(data) == 0 {
 			return
@@ -227,7 +227,7 @@ func BenchmarkJudge(b *testing.B) {
 	}
 	e := tiering.Extent{Count: int64(n), Length: int32(len(data))}
 	keys := records.NewKeys(64<<20, int64(n))
-	x := records.NewIndex(keys, records.Aborted{}, 0, n)
+	x := records.NewIndex(keys, 0, n)
 	b.SetBytes(int64(len(data)))
 	b.ReportAllocs()
 	for b.Loop() {

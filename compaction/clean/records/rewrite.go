@@ -10,13 +10,18 @@ import (
 
 // Rules say what a Rewriter keeps.
 type Rules struct {
-	Keys     *Keys
-	End      tiering.Offset // records from here on stay as they are
+	Keys            *Keys
+	End             tiering.Offset // records from here on stay as they are
+	DeleteRetention int64          // delete.retention.ms
+	Moment
+}
+
+// Moment is what a look at the partition's state, and at the clock, says for the extents of
+// the same look.
+type Moment struct {
 	LogStart tiering.Offset
 	Aborted  Aborted
-
-	Now             int64 // milliseconds since 1970: horizons before it have passed
-	DeleteRetention int64 // delete.retention.ms
+	Now      int64 // milliseconds since 1970: horizons before it have passed
 }
 
 // Rewriter is the second pass. It must see all extents from the log start on, in order.
@@ -43,9 +48,7 @@ func (w *Rewriter) Mark() Mark { return Mark{maps.Clone(w.open)} }
 func (w *Rewriter) GoBack(m Mark) { w.open = maps.Clone(m.open) }
 
 // Follow has the rules follow the partition's state and the clock while the pass goes on.
-func (w *Rewriter) Follow(aborted Aborted, logStart tiering.Offset, now int64) {
-	w.rules.Aborted, w.rules.LogStart, w.rules.Now = aborted, logStart, now
-}
+func (w *Rewriter) Follow(m Moment) { w.rules.Moment = m }
 
 // Piece is what stays of one extent.
 type Piece struct {
@@ -54,10 +57,10 @@ type Piece struct {
 	Bytes    int64            // of the batches that stay
 	Unmarked []tiering.Offset // of abort markers that go, ascending
 
-	// Horizon is the latest delete horizon of what stays and could go when it has passed, and
-	// Waiting the bytes of the batches that have one; 0 for none.
-	Horizon int64
+	// Waiting is about how many bytes of what stays, tombstones and markers, can go when the
+	// delete horizons have passed, the last of which is Horizon, in milliseconds.
 	Waiting int64
+	Horizon int64
 
 	items []item
 }
@@ -85,7 +88,6 @@ func (w *Rewriter) Judge(e tiering.Extent, data [][]byte) (Piece, error) {
 		}
 		p.items = append(p.items, item{base, v.LastOffsetDelta(), out.MaxTimestamp(), out})
 		p.Bytes += int64(len(out))
-		p.waits(out)
 		return true, nil
 	})
 	if err != nil {
@@ -97,12 +99,10 @@ func (w *Rewriter) Judge(e tiering.Extent, data [][]byte) (Piece, error) {
 	return p, nil
 }
 
-// waits notes the delete horizon of a batch that stays.
-func (p *Piece) waits(v batch.View) {
-	if h := v.DeleteHorizon(); h != batch.NoHorizon {
-		p.Horizon = max(p.Horizon, h)
-		p.Waiting += int64(len(v))
-	}
+// waits notes that so many bytes can go at a horizon.
+func (p *Piece) waits(bytes int, horizon int64) {
+	p.Waiting += int64(bytes)
+	p.Horizon = max(p.Horizon, horizon)
 }
 
 // compact copies what stays into memory of its own.
@@ -128,7 +128,7 @@ func (w *Rewriter) batch(p *Piece, base tiering.Offset, v batch.View) (batch.Vie
 	case v.IsTransactional() && w.rules.Aborted.Has(v.ProducerID(), base):
 		return nil, nil
 	}
-	out, err := w.data(base, v)
+	out, err := w.data(p, base, v)
 	if out != nil && v.IsTransactional() {
 		w.open[v.ProducerID()] = struct{}{}
 	}
@@ -159,6 +159,9 @@ func (w *Rewriter) marker(p *Piece, base tiering.Offset, v batch.View) (batch.Vi
 		return v, nil
 	}
 	h, set := w.horizon(v)
+	if set || w.rules.Now < h {
+		p.waits(len(v), h)
+	}
 	switch {
 	case set:
 		return batch.Thin(nil, v, []bool{true}, h, nil)
@@ -172,11 +175,11 @@ func (w *Rewriter) marker(p *Piece, base tiering.Offset, v batch.View) (batch.Vi
 }
 
 // data judges a batch of records.
-func (w *Rewriter) data(base tiering.Offset, v batch.View) (batch.View, error) {
+func (w *Rewriter) data(p *Piece, base tiering.Offset, v batch.View) (batch.View, error) {
 	h, set := w.horizon(v)
 	passed := !set && w.rules.Now >= h
 	w.keep = w.keep[:0]
-	kept, tombstones := 0, false
+	kept, tombstones := 0, 0
 	for r, err := range v.Records(nil) {
 		if err != nil {
 			return nil, err
@@ -185,17 +188,22 @@ func (w *Rewriter) data(base tiering.Offset, v batch.View) (batch.View, error) {
 		keep := true
 		if at < w.rules.End {
 			keep = r.Key != nil && at >= w.rules.Keys.Newest(r.Key) && (r.Value != nil || !passed)
-			tombstones = tombstones || keep && r.Value == nil
+			if keep && r.Value == nil {
+				tombstones++
+			}
 		}
 		if keep {
 			kept++
 		}
 		w.keep = append(w.keep, keep)
 	}
+	if tombstones > 0 {
+		p.waits(len(v)*tombstones/len(w.keep), h)
+	}
 	switch {
 	case kept == 0:
 		return nil, nil
-	case tombstones && set:
+	case tombstones > 0 && set:
 		return batch.Thin(nil, v, w.keep, h, nil)
 	case kept < len(w.keep):
 		return batch.Thin(nil, v, w.keep, batch.NoHorizon, nil)

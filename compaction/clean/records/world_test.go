@@ -189,7 +189,8 @@ func (w *world) merge() {
 func (w *world) pass(room int64) {
 	keys := records.NewKeys(room, 1<<20)
 	aborted := records.NewAborted(w.aborted)
-	x := records.NewIndex(keys, aborted, max(w.cleaned, w.logStart), w.stable)
+	x := records.NewIndex(keys, max(w.cleaned, w.logStart), w.stable)
+	x.Follow(aborted)
 	for _, e := range w.extents {
 		more := true
 		if e.IsHole() {
@@ -210,7 +211,8 @@ func (w *world) pass(room int64) {
 		}
 		return
 	}
-	rw := records.NewRewriter(records.Rules{Keys: keys, End: x.End(), LogStart: w.logStart, Aborted: aborted, Now: w.now, DeleteRetention: retention})
+	rw := records.NewRewriter(records.Rules{Keys: keys, End: x.End(), DeleteRetention: retention})
+	rw.Follow(records.Moment{LogStart: w.logStart, Aborted: aborted, Now: w.now})
 	var out []extent
 	var pieces []records.Piece
 	flush := func() {
