@@ -28,13 +28,16 @@ type blockKey struct {
 // back: its key gets a new one.
 type block struct {
 	key    blockKey
+	fresh  bool         // bytes that were here before it failed: only the store is trusted
+	cold   atomic.Bool  // only lagging readers have asked for it; see ledger
 	reused atomic.Int32 // times that bytes were read again, up to maxReused; for eviction
 
 	// Guarded by the lock of the key's stripe.
 	content *content
-	flight  *flight // the GET under way, or nil
+	flight  *flight // the load under way, or nil
 	readTo  int64   // greatest end that a reader asked for
-	ahead   bool    // what follows has been fetched ahead
+	unread  int64   // bytes that were fetched ahead and that nobody has asked for yet
+	stream  *stream // for which they were; nil if there are none
 
 	link // guarded by the ledger's lock
 }
@@ -117,6 +120,10 @@ type stripe struct {
 	blocks map[blockKey]*block
 	tails  map[tiering.SegmentID]*tail
 	counts Stats // the counters of hits and misses
+
+	streams map[place]*stream // sequential readers by where they are, and will be next
+	trail   [maxPlaces]place  // keys of streams, the oldest at trailed
+	trailed int
 }
 
 func (c *Cache) stripeOf(key blockKey) *stripe {
@@ -126,39 +133,57 @@ func (c *Cache) stripeOf(key blockKey) *stripe {
 }
 
 // find completes p with its block and with either its content or the flight that brings
-// it, starting one up to fill if there is none. It reports whether the part goes on
-// where the reader before left off within the block.
-func (c *Cache) find(key blockKey, p *part, fill int64) (continues bool, err error) {
+// it, starting one up to fill if there is none.
+func (c *Cache) find(key blockKey, p *part, fill int64, how order) error {
 	s := c.stripeOf(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	b := s.blocks[key]
-	if b == nil {
-		b = &block{key: key, content: nothing}
-		s.blocks[key] = b
-	}
-	continues = p.lo > 0 && p.lo == b.readTo
-	if p.lo < b.readTo {
+	b := s.blockAt(key, how)
+	if p.lo < b.readTo && !how.cold {
 		// Bytes are read again. A scan that moves through the block is no reuse of it.
 		b.touch()
 	}
+	if !how.cold && b.cold.Load() {
+		b.cold.Store(false)
+	}
 	b.readTo = max(b.readTo, p.hi)
+	c.arrived(b)
 	p.block = b
 	if b.content.filled() >= p.hi {
 		p.content = b.content
 		s.counts.Hits++
 		s.counts.HitBytes += p.hi - p.lo
-		return continues, nil
+		return nil
 	}
 	s.counts.Misses++
 	if b.flight == nil {
-		if err := c.start(b, max(fill, p.hi), false); err != nil {
+		if err := c.start(b, max(fill, p.hi), how, c.route(b, how), false); err != nil {
 			s.forgetEmpty(b)
-			return false, err
+			return err
 		}
 	}
 	p.flight = b.flight
-	return continues, nil
+	return nil
+}
+
+// blockAt returns the block of that key, making one if there is none. The caller holds the lock.
+func (s *stripe) blockAt(key blockKey, how order) *block {
+	b := s.blocks[key]
+	if b == nil {
+		b = &block{key: key, content: nothing}
+		b.cold.Store(how.cold)
+		s.blocks[key] = b
+	}
+	return b
+}
+
+// arrived ends the account of what was fetched ahead of b's first reader. The caller holds
+// the lock of the block's stripe.
+func (c *Cache) arrived(b *block) {
+	if b.unread > 0 {
+		c.ahead.Add(-b.unread)
+		b.unread, b.stream = 0, nil
+	}
 }
 
 // touch counts a reuse. Losing one to a concurrent touch does no harm.
@@ -166,15 +191,6 @@ func (b *block) touch() {
 	if n := b.reused.Load(); n < maxReused {
 		b.reused.Store(n + 1)
 	}
-}
-
-// wasReadToItsEnd reports whether the block is there and was read up to its last byte.
-func (c *Cache) wasReadToItsEnd(key blockKey) bool {
-	s := c.stripeOf(key)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	b := s.blocks[key]
-	return b != nil && b.readTo == c.opts.BlockSize
 }
 
 // markVerified remembers that the bytes of the parts are good.
@@ -189,20 +205,42 @@ func (c *Cache) markVerified(parts []part) {
 	}
 }
 
-// drop forgets the blocks of the parts; a flight that fills one lands in vain.
-func (c *Cache) drop(parts []part) {
+// renew takes new blocks in the place of those of the parts, which had bytes that failed. They
+// are loaded from the store itself. A flight that fills an old one lands in vain. The caller
+// reads the parts again at once, unless it gives up.
+func (c *Cache) renew(parts []part, giveUp bool) {
 	for i := range parts {
 		b := parts[i].block
+		if c.parts.Disk != nil {
+			c.parts.Disk.Drop(b.key.segment, b.key.n*c.opts.BlockSize)
+		}
 		c.ledger.remove(b)
-		c.forget(b)
+		s := c.stripeOf(b.key)
+		s.mu.Lock()
+		c.arrived(b)
+		current := s.blocks[b.key]
+		if current == b {
+			delete(s.blocks, b.key)
+		}
+		if !giveUp && (current == b || current == nil) {
+			young := &block{key: b.key, content: nothing, fresh: true}
+			young.cold.Store(b.cold.Load())
+			s.blocks[b.key] = young
+		}
+		s.mu.Unlock()
 	}
 }
 
-// forget takes a block out of its stripe, unless its key has a new one already.
+// forget takes a block out of its stripe that the ledger evicted, unless its key has a new one
+// already.
 func (c *Cache) forget(b *block) {
 	s := c.stripeOf(b.key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if b.unread > 0 {
+		b.stream.wasted.Add(1)
+		c.arrived(b)
+	}
 	if s.blocks[b.key] == b {
 		delete(s.blocks, b.key)
 	}

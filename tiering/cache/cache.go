@@ -1,6 +1,11 @@
 // Package cache serves byte ranges of segments from memory: the newest from what this
-// agent has uploaded itself, the rest from fixed-size blocks that it reads through from
-// the object store.
+// agent has uploaded itself, the rest from fixed-size blocks that it reads through, from
+// the nearest that has them:
+//
+//	memory  ->  disk (optional)  ->  the agent of the zone that owns the block  ->  object store
+//
+// So a block is got from the store once per zone while its owner keeps it. What an agent asks
+// of this one is served in the same way, except that it is never asked of a third one.
 //
 // A block is kept as far as somebody needed it: its bytes from its aligned start up to the
 // greatest end that a reader knew to exist, because the size of an object is not known
@@ -8,14 +13,17 @@
 // rest appended; no byte is fetched twice while it stays cached.
 //
 // Invariants:
-//  1. Bytes that came from the store are verified before they are served, once for each
-//     time they are loaded: a block remembers which of its bytes passed. Bytes that fail
-//     are dropped, fetched again once, and then reported as objstore.ErrCorrupt.
-//  2. Blocks, offered segments and GETs in flight together hold at most Options.Capacity
+//  1. Bytes that came from elsewhere are verified before they are served to readers, once for
+//     each time they are loaded: a block remembers which of its bytes passed. Bytes that fail
+//     are dropped, here and on the disk, fetched again once, from the store itself, and then
+//     reported as objstore.ErrCorrupt.
+//  2. Blocks, offered segments and loads in flight together hold at most Options.Capacity
 //     bytes. Slices that readers still hold after an eviction are the readers' to account.
-//  3. One GET at a time for a block, however many readers wait for it. It belongs to the
+//  3. One load at a time for a block, however many readers wait for it. It belongs to the
 //     cache, not to the reader that came first, and ends before Close returns.
 //  4. No lock is held while anything waits, reads or verifies.
+//  5. What is served to another agent waits for nothing but disk and store. So agents that
+//     differ on who owns a block never wait for each other in a circle.
 //
 // It does not retry, hedge or time out requests: decorators of the store do. All methods
 // may be called concurrently.
@@ -44,13 +52,13 @@ const (
 	// 20 ms more for every 2 MiB, and evicts as much.
 	DefaultBlockSize = 2 << 20
 
-	// DefaultMaxGets: not smaller, since one GET streams at some 100 MB/s and it takes
+	// DefaultMaxGets: not smaller, since one GET streams at some 50 MB/s and it takes
 	// this many to fill a fast network; not larger, since each holds a block of memory.
-	DefaultMaxGets = 32
+	DefaultMaxGets = 64
 
-	// DefaultReadAhead blocks: not smaller, since a GET's 40 ms at a consumer's 200 MB/s
-	// are four blocks; not larger, since a consumer that stops has them fetched in vain.
-	DefaultReadAhead = 4
+	// DefaultReadAhead blocks: not smaller, since it takes this many GETs in flight to give
+	// one reader 800 MB/s; not larger, since a reader that stops has them fetched in vain.
+	DefaultReadAhead = 16
 )
 
 const (
@@ -126,6 +134,10 @@ type Range struct {
 	Cut bool
 }
 
+func (r Range) valid() bool {
+	return !r.Segment.IsZero() && r.Position >= 0 && r.Length >= 1 && int64(r.Position) <= math.MaxInt64-maxBlockSize-int64(r.Length)
+}
+
 func (r Range) end() int64 { return int64(r.Position) + int64(r.Length) }
 
 func (r Range) String() string {
@@ -134,15 +146,17 @@ func (r Range) String() string {
 
 // Cache is a bounded read-through cache of segments.
 type Cache struct {
-	store  objstore.Store
-	verify Verify
+	parts  Parts
 	opts   Options
-	slots  chan struct{} // one element per GET in flight
+	slots  chan struct{} // one element per load in flight from disk or store
+	asks   chan struct{} // one element per load in flight from another agent; nil without a zone
+	serves chan struct{} // one element per answer to another agent
 	ledger *ledger
 
 	stripes [stripeCount]stripe
+	ahead   atomic.Int64 // bytes fetched ahead that nobody has read yet, in flight included
 
-	gets, getErrors, gotBytes, corrupt atomic.Int64 // see Stats
+	counters // see Stats
 
 	// lifetime ends with Close. It is that of the fetches, which outlive the calls that
 	// start them; so it is kept here, unlike the contexts of calls.
@@ -154,20 +168,34 @@ type Cache struct {
 	closed bool // no fetch starts any more
 }
 
-// New returns a cache over store. Whatever is read must satisfy verify, see there. Close
-// it after use.
+// Parts are what a cache reads through.
+type Parts struct {
+	Store  objstore.Store
+	Verify Verify // that whatever is read must satisfy
+	Disk   Disk   // nil: none
+	Zone   Zone   // nil: no other agents are asked
+}
+
+// New returns a cache over store alone. Whatever is read must satisfy verify, see there.
+// Close it after use.
 func New(store objstore.Store, verify Verify, opts Options) (*Cache, error) {
+	return NewOver(Parts{Store: store, Verify: verify}, opts)
+}
+
+// NewOver returns a cache over several parts. Close it after use; it does not close them.
+func NewOver(parts Parts, opts Options) (*Cache, error) {
 	opts, err := opts.withDefaults()
 	if err != nil {
 		return nil, err
 	}
-	c := &Cache{
-		store:  store,
-		verify: verify,
-		opts:   opts,
-		slots:  make(chan struct{}, opts.MaxGets),
-		ledger: newLedger(opts.Capacity, opts.BlockSize),
+	c := &Cache{parts: parts, opts: opts, ledger: newLedger(opts.Capacity, opts.BlockSize)}
+	own := opts.MaxGets
+	if parts.Zone != nil {
+		// Both kinds of loads hold memory, and those of one must not wait for the other's.
+		own = max(1, int(min(int64(own), opts.Capacity/4/opts.BlockSize)))
+		c.asks = make(chan struct{}, own)
 	}
+	c.slots, c.serves = make(chan struct{}, own), make(chan struct{}, maxServes)
 	for i := range c.stripes {
 		c.stripes[i].blocks = make(map[blockKey]*block)
 		c.stripes[i].tails = make(map[tiering.SegmentID]*tail)
@@ -176,7 +204,7 @@ func New(store objstore.Store, verify Verify, opts Options) (*Cache, error) {
 	return c, nil
 }
 
-// Close ends the GETs in flight, whose readers get ErrClosed, and waits for them.
+// Close ends the loads in flight, whose readers get ErrClosed, and waits for them.
 func (c *Cache) Close() {
 	c.mu.Lock()
 	c.closed = true
@@ -192,7 +220,7 @@ func (c *Cache) Close() {
 // ErrClosed, ctx's, or the store's, objstore.ErrNotFound among them; then dst is
 // returned as it came. When ctx ends, the GETs under way go on for whoever comes next.
 func (c *Cache) Read(ctx context.Context, r Range, dst [][]byte) ([][]byte, error) {
-	if r.Segment.IsZero() || r.Cut && c.opts.Whole == nil || r.Position < 0 || r.Length < 1 || int64(r.Position) > math.MaxInt64-maxBlockSize-int64(r.Length) {
+	if r.Cut && c.opts.Whole == nil || !r.valid() {
 		return dst, fmt.Errorf("cache: no such range: %s", r)
 	}
 	if out, ok := c.readTail(r, dst); ok {
@@ -201,10 +229,15 @@ func (c *Cache) Read(ctx context.Context, r Range, dst [][]byte) ([][]byte, erro
 		}
 		return out, nil
 	}
-	out, err := c.readBlocks(ctx, r, dst)
+	how := order{purpose: objstore.PurposeOf(ctx), cold: r.Cold}
+	if how.purpose == objstore.Other {
+		how.purpose = objstore.Fetch
+	}
+	out, err := c.readBlocks(ctx, r, how, dst)
 	if errors.Is(err, objstore.ErrCorrupt) {
-		// A flip on the way or in memory is gone with the next GET.
-		out, err = c.readBlocks(ctx, r, dst)
+		// A flip on the way, in memory, on the disk or at another agent is gone with the next GET.
+		how.again = true
+		out, err = c.readBlocks(ctx, r, how, dst)
 	}
 	if err != nil {
 		return dst, fmt.Errorf("reading %s: %w", r, err)
@@ -220,38 +253,29 @@ type part struct {
 	lo, hi  int64
 }
 
-func (c *Cache) readBlocks(ctx context.Context, r Range, dst [][]byte) ([][]byte, error) {
-	size := c.opts.BlockSize
-	first, last := int64(r.Position)/size, (r.end()-1)/size
-	useful := max(int64(r.End), r.end())
+func (c *Cache) readBlocks(ctx context.Context, r Range, how order, dst [][]byte) ([][]byte, error) {
 	var few [4]part // the usual range needs no allocation
-	parts := few[:0]
-	sequential := false
-	for n := first; n <= last; n++ {
-		p := part{lo: max(int64(r.Position)-n*size, 0), hi: min(r.end()-n*size, size)}
-		continues, err := c.find(blockKey{r.Segment, n}, &p, min(useful-n*size, size))
-		if err != nil {
-			return dst, err
-		}
-		sequential = sequential || n == first && continues
-		parts = append(parts, p)
+	useful := c.useful(r)
+	parts, err := c.split(r, useful, how, few[:0])
+	if err != nil {
+		return dst, err
 	}
-	if useful > r.end() && c.opts.ReadAhead > 0 {
-		if sequential || int64(r.Position)%size == 0 && c.wasReadToItsEnd(blockKey{r.Segment, first - 1}) {
-			c.readAhead(r.Segment, parts[len(parts)-1].block, last, useful)
-		}
-	}
-	out, verified := dst, true
+	st := c.readAhead(r, how)
+	out := dst
 	for i := range parts {
 		p := &parts[i]
-		if err := c.await(ctx, p, min(useful-(first+int64(i))*size, size)); err != nil {
+		if err := c.await(ctx, p, min(useful-p.block.key.n*c.opts.BlockSize, c.opts.BlockSize), how); err != nil {
 			return dst, err
 		}
 		out = p.content.appendRange(out, p.lo, p.hi)
 	}
+	got := int64(r.Length)
 	if r.Cut {
 		out, parts = c.cutParts(out, len(dst), parts)
+		got = bytesOf(parts)
 	}
+	c.goesOn(st, r, got)
+	verified := true
 	for i := range parts {
 		p := &parts[i]
 		verified = verified && p.content.isVerified(p.lo, p.hi)
@@ -259,18 +283,52 @@ func (c *Cache) readBlocks(ctx context.Context, r Range, dst [][]byte) ([][]byte
 	if verified {
 		return out, nil
 	}
-	if err := c.verify(out[len(dst):]); err != nil {
+	if err := c.parts.Verify(out[len(dst):]); err != nil {
 		c.corrupt.Add(1)
-		c.drop(parts)
+		c.renew(parts, how.again)
 		return dst, err
 	}
 	c.markVerified(parts)
 	return out, nil
 }
 
+func bytesOf(parts []part) (n int64) {
+	for i := range parts {
+		n += parts[i].hi - parts[i].lo
+	}
+	return n
+}
+
+// useful returns up to where the bytes behind a range are of use soon, at least as far as
+// its last block goes.
+func (c *Cache) useful(r Range) int64 {
+	useful := max(int64(r.End), r.end())
+	blockEnd := (r.end()-1)/c.opts.BlockSize*c.opts.BlockSize + c.opts.BlockSize
+	for i := range r.Rest {
+		if e := &r.Rest[i]; useful >= blockEnd || e.Segment != r.Segment || int64(e.Position) != useful {
+			break
+		}
+		useful += int64(r.Rest[i].Length)
+	}
+	return useful
+}
+
+// split finds the blocks of a range, or starts to load them.
+func (c *Cache) split(r Range, useful int64, how order, parts []part) ([]part, error) {
+	size := c.opts.BlockSize
+	for n := int64(r.Position) / size; n <= (r.end()-1)/size; n++ {
+		p := part{lo: max(int64(r.Position)-n*size, 0), hi: min(r.end()-n*size, size)}
+		if err := c.find(blockKey{r.Segment, n}, &p, min(useful-n*size, size), how); err != nil {
+			return parts, err
+		}
+		parts = append(parts, p)
+	}
+	return parts, nil
+}
+
 // await waits until the part's content is there, ordering more of it if the flight that
 // was waited for brought too little.
-func (c *Cache) await(ctx context.Context, p *part, fill int64) error {
+func (c *Cache) await(ctx context.Context, p *part, fill int64, how order) error {
 	for p.content == nil {
 		select {
 		case <-p.flight.done:
@@ -284,7 +342,7 @@ func (c *Cache) await(ctx context.Context, p *part, fill int64) error {
 			p.content = p.flight.content
 			return nil
 		}
-		if _, err := c.find(p.block.key, p, fill); err != nil {
+		if err := c.find(p.block.key, p, fill, how); err != nil {
 			return err
 		}
 	}

@@ -11,6 +11,11 @@ const (
 	// smallShare is the part of all blocks that newcomers get: a quarter. Not smaller: what
 	// is fetched ahead waits here for its reader. Not larger: a scan can fill it.
 	smallShare = 4
+
+	// coldShare is the part of all blocks that those of lagging readers get when others want
+	// the room: a quarter. Not smaller: what is fetched ahead of them waits here. Not larger:
+	// it is taken from what is read again.
+	coldShare = 4
 )
 
 // ledger accounts for every byte that the cache holds and decides what goes when there
@@ -23,6 +28,11 @@ const (
 // a while in the ghost: if it comes back it goes to the main queue at once. A scan so
 // never displaces what is read repeatedly, and a hit moves nothing.
 //
+// Blocks that only lagging readers asked for (Range.Cold) are on probation in a queue of
+// their own, whatever their number of reads, and leave no ghost: so a replay displaces
+// neither the main queue nor other newcomers. If somebody else asks for one before it
+// leaves, it becomes a newcomer then.
+//
 // Blocks and offered segments may each use what the other leaves free, and each is sure
 // of half of the capacity, in which blocks include the GETs in flight.
 type ledger struct {
@@ -31,6 +41,7 @@ type ledger struct {
 	fetching int64 // bytes of GETs in flight, at most half of capacity
 	small    queue
 	main     queue
+	cold     queue
 	ghost    ghost
 
 	oldest, newest *tail
@@ -50,7 +61,14 @@ type evicted struct {
 	tails  []*tail
 }
 
-func (l *ledger) blockBytes() int64 { return l.small.bytes + l.main.bytes }
+func (l *ledger) blockBytes() int64 { return l.small.bytes + l.main.bytes + l.cold.bytes }
+
+// hasRoom reports whether n bytes more would displace nothing.
+func (l *ledger) hasRoom(n int64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.blockBytes()+l.tailBytes+l.fetching+n <= l.capacity
+}
 
 // reserve makes room for a GET of n bytes, until settle.
 func (l *ledger) reserve(n int64) evicted {
@@ -70,6 +88,9 @@ func (l *ledger) settle(b *block, n int64, arrived bool) {
 	case b.in != nil:
 		b.bytes += n
 		b.in.bytes += n
+	case b.cold.Load():
+		b.bytes = n
+		l.cold.push(b)
 	case l.ghost.take(b.key):
 		b.bytes = n
 		l.main.push(b)
@@ -132,7 +153,18 @@ func (l *ledger) makeRoom() evicted {
 
 func (l *ledger) evictBlock() *block {
 	for {
-		if l.small.bytes > l.blockBytes()/smallShare || l.main.bytes == 0 {
+		warm := l.small.bytes + l.main.bytes
+		if l.cold.bytes > l.blockBytes()/coldShare || warm == 0 {
+			b := l.cold.oldest
+			l.cold.remove(b)
+			if !b.cold.Load() {
+				l.small.push(b)
+				continue
+			}
+			b.gone = true
+			return b
+		}
+		if l.small.bytes > warm/smallShare || l.main.bytes == 0 {
 			b := l.small.oldest
 			l.small.remove(b)
 			if b.reused.Load() > 0 {
