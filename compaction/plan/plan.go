@@ -1,0 +1,284 @@
+// Package plan says which of a partition's extents should become one, and which should move
+// into a manifest. It is pure: it sees extents, and knows neither clocks nor objects.
+//
+// Extents come in at any rate and of any size. Merging them keeps their number small without
+// writing bytes too often:
+//
+//	large     an extent of a quarter of the target is final: it is never written again
+//	full      where small neighbours add up to a target, they become one extent
+//	tier      otherwise, Fan small neighbours or more become one, if that is at least Fan/2 times
+//	          the greatest of them: so much does a byte's extent grow each time that it is written
+//	pressed   where there are still more than Extents of them, the Fan neighbours that have
+//	          the fewest bytes become one, whatever they are
+//
+// Neighbours do not cross what may not be merged: inline extents, which the roll-up moves; the
+// offset below which log compaction has been done, since what is behind it is not; a run of
+// more time than segment.ms, except when pressed.
+//
+// Invariants:
+//  1. Merges ascend and do not overlap; each is of at least two extents and at most the target.
+//  2. When nothing is planned, a partition has at most Extents small extents that have a small
+//     neighbour.
+//  3. What Archive moves is nothing that Merges would still merge.
+package plan
+
+import (
+	"cmp"
+	"math"
+	"slices"
+
+	"github.com/floelog/floe/tiering"
+)
+
+// Rules bound what is planned.
+type Rules struct {
+	// Target is the size of merged extents, bytes.
+	Target int64
+	// Fan is how many extents are worth a merge, at least 2. Smaller: each byte is written more
+	// often, log(target)/log(Fan) times. Larger: reading a partition takes more requests.
+	Fan int
+	// Extents is how many small extents a partition may have. Smaller: bytes are written more
+	// often where extents come in unfortunate sizes. Larger: the state of many partitions grows.
+	Extents int
+	// Manifest is how many extents move into a manifest at a time. Smaller: a partition has
+	// more manifests, each named in its state. Larger: a reader of old offsets reads more.
+	Manifest int
+}
+
+// Defaults of Rules.
+const (
+	DefaultTarget   = 32 << 20
+	DefaultFan      = 12
+	DefaultExtents  = 96
+	DefaultManifest = 256
+)
+
+// Partition is what is known of a partition.
+type Partition struct {
+	Extents      []tiering.Extent
+	Cleaned      tiering.Offset // log compaction has been done below; 0: never
+	SegmentBytes int64          // segment.bytes; 0: no limit
+	SegmentMs    int64          // segment.ms; 0: no limit
+}
+
+// Why says why extents are to be merged.
+type Why uint8
+
+// The reasons, the less urgent ones first.
+const (
+	Tier Why = iota
+	Full
+	Pressed
+)
+
+// Merge says that Extents[From:To] should become one.
+type Merge struct {
+	From, To int
+	Bytes    int64
+	Why      Why
+}
+
+// Archive returns how many of the partition's first extents should move into a manifest, 0 for
+// none. merges is what Merges returned.
+func (r Rules) Archive(p *Partition, merges []Merge) int {
+	n := r.Manifest
+	if len(p.Extents) <= n+n/2 {
+		return 0
+	}
+	pl := r.planner(p)
+	settled := func(n int) bool {
+		e, next := &p.Extents[n-1], &p.Extents[n]
+		return int64(e.Length) >= pl.large || int64(next.Length) >= pl.large || next.IsInline()
+	}
+	for n > r.Manifest/2 && !settled(n) {
+		n-- // what comes may still be merged with the last ones
+	}
+	if n <= r.Manifest/2 || len(merges) > 0 && merges[0].From < n {
+		return 0
+	}
+	if slices.ContainsFunc(p.Extents[:n], tiering.Extent.IsInline) {
+		return 0
+	}
+	return n
+}
+
+// planner holds what stays the same while a partition is looked through.
+type planner struct {
+	Rules
+	p      *Partition
+	size   int64 // most bytes of a merged extent
+	large  int64
+	growth int64
+}
+
+// Merges returns what should be merged, in order of offsets.
+func (r Rules) Merges(p *Partition) []Merge {
+	if len(p.Extents) < 2 {
+		return nil
+	}
+	pl := r.planner(p)
+	var out []Merge
+	for _, s := range pl.stretches(true) {
+		out = pl.full(out, s)
+	}
+	small := 0
+	loose := pl.stretches(false)
+	for _, s := range loose {
+		small += s.to - s.from
+	}
+	for _, m := range out {
+		small -= m.To - m.From - 1
+	}
+	if small > r.Extents {
+		out = pl.pressed(out, loose, small-r.Extents)
+	}
+	return out
+}
+
+func (r Rules) planner(p *Partition) *planner {
+	pl := &planner{Rules: r, p: p, size: r.Target, growth: int64(max(2, r.Fan/2))}
+	if p.SegmentBytes > 0 {
+		pl.size = min(pl.size, p.SegmentBytes)
+	}
+	pl.large = pl.size / 4
+	return pl
+}
+
+// span is a run of small neighbours.
+type span struct{ from, to int }
+
+// stretches returns the runs of two and more small extents that may be merged with each other.
+func (pl *planner) stretches(byTime bool) (out []span) {
+	from := -1
+	var oldest, newest int64
+	end := func(i int) {
+		if from >= 0 && i-from > 1 {
+			out = append(out, span{from, i})
+		}
+		from = -1
+	}
+	for i := range pl.p.Extents {
+		e := &pl.p.Extents[i]
+		if e.IsInline() || int64(e.Length) >= pl.large {
+			end(i)
+			continue
+		}
+		if i > 0 && pl.crossesCleaned(i) {
+			end(i)
+		}
+		if byTime && from >= 0 && pl.p.SegmentMs > 0 && !e.IsHole() &&
+			(max(newest, e.MaxTimestamp)-min(oldest, e.MaxTimestamp) > pl.p.SegmentMs) {
+			end(i)
+		}
+		if from < 0 {
+			from, oldest, newest = i, math.MaxInt64, math.MinInt64/2
+		}
+		if !e.IsHole() {
+			oldest, newest = min(oldest, e.MaxTimestamp), max(newest, e.MaxTimestamp)
+		}
+	}
+	end(len(pl.p.Extents))
+	return out
+}
+
+// crossesCleaned reports whether log compaction has been done up to where extent i begins.
+func (pl *planner) crossesCleaned(i int) bool {
+	c := pl.p.Cleaned
+	return c > 0 && pl.p.Extents[i-1].Base < c && pl.p.Extents[i].End() > c
+}
+
+// full cuts off runs that fill an extent, from the oldest on, and plans the rest by tiers.
+func (pl *planner) full(out []Merge, s span) []Merge {
+	from, sum := s.from, int64(0)
+	for i := s.from; i < s.to; i++ {
+		n := int64(pl.p.Extents[i].Length)
+		if sum+n > pl.size {
+			out = append(out, Merge{from, i, sum, Full})
+			from, sum = i, 0
+		}
+		sum += n
+	}
+	return pl.tiers(out, span{from, s.to})
+}
+
+// tiers plans the parts of a stretch to both sides of its greatest extent before the whole, so
+// that what is small is not written together with what is large, if it can be helped.
+func (pl *planner) tiers(out []Merge, s span) []Merge {
+	if s.to-s.from < pl.Fan {
+		return out
+	}
+	top, sum := s.from, int64(0)
+	for i := s.from; i < s.to; i++ {
+		sum += int64(pl.p.Extents[i].Length)
+		if pl.p.Extents[i].Length > pl.p.Extents[top].Length {
+			top = i
+		}
+	}
+	big := int64(pl.p.Extents[top].Length)
+	left, right := span{s.from, top}, span{top + 1, s.to}
+	alone := left.to-left.from < pl.Fan && right.to-right.from < pl.Fan
+	if sum >= pl.growth*big && (alone || pl.even(s, big)) {
+		return append(out, Merge{s.from, s.to, sum, Tier})
+	}
+	return pl.tiers(pl.tiers(out, left), right)
+}
+
+// even reports whether there are at least Fan extents in a run that are not much smaller than
+// its greatest one: then all of it is worth being written together.
+func (pl *planner) even(s span, big int64) bool {
+	n := 0
+	for i := s.from; i < s.to; i++ {
+		if int64(pl.p.Extents[i].Length)*int64(pl.Fan) >= big {
+			n++
+		}
+	}
+	return n >= pl.Fan
+}
+
+// pressed adds the cheapest merges of Fan neighbours until there are few enough extents.
+func (pl *planner) pressed(out []Merge, stretches []span, excess int) []Merge {
+	var windows []Merge
+	for _, s := range stretches {
+		windows = pl.windows(windows, s)
+	}
+	slices.SortFunc(windows, func(a, b Merge) int { // bytes per extent that goes
+		return cmp.Or(cmp.Compare(a.Bytes*int64(b.To-b.From-1), b.Bytes*int64(a.To-a.From-1)), cmp.Compare(a.From, b.From))
+	})
+	taken := make([]bool, len(pl.p.Extents))
+	for _, m := range out {
+		for i := m.From; i < m.To; i++ {
+			taken[i] = true
+		}
+	}
+	for _, w := range windows {
+		if excess <= 0 {
+			break
+		}
+		if slices.Contains(taken[w.From:w.To], true) {
+			continue
+		}
+		for i := w.From; i < w.To; i++ {
+			taken[i] = true
+		}
+		excess -= w.To - w.From - 1
+		out = append(out, w)
+	}
+	slices.SortFunc(out, func(a, b Merge) int { return cmp.Compare(a.From, b.From) })
+	return out
+}
+
+// windows returns every run of Fan neighbours in a stretch, or of fewer if they fill an extent.
+func (pl *planner) windows(out []Merge, s span) []Merge {
+	sum, to := int64(0), s.from
+	for from := s.from; from < s.to; from++ {
+		for to < s.to && to-from < pl.Fan && sum+int64(pl.p.Extents[to].Length) <= pl.size {
+			sum += int64(pl.p.Extents[to].Length)
+			to++
+		}
+		if to-from >= 2 {
+			out = append(out, Merge{from, to, sum, Pressed})
+		}
+		sum -= int64(pl.p.Extents[from].Length)
+	}
+	return out
+}
