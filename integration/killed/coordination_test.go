@@ -7,8 +7,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -26,8 +24,6 @@ const (
 	appMembers    = 10
 	appPartitions = 32
 	appRate       = 400 // values a second
-	// coordinatorDeaths is how often the coordinator's agent dies at least.
-	coordinatorDeaths = 3
 	// standstill is how long a member may be without progress: the lease, after which another
 	// agent takes over, and three seconds for it and the client to find each other.
 	standstill = lease + 3*time.Second
@@ -458,42 +454,4 @@ func (a *application) finish() {
 		a.t.Error(err)
 	}
 	a.t.Logf("%d values went in, %d came out, %d more than once", a.sent.Load(), len(counts), doubled)
-}
-
-// TestCoordinatorKilled kills the agents that coordinate a transactional application and a
-// group of readers, again and again: every value comes out exactly once, no member stands
-// still for long, nobody is rebalanced, and committed offsets never go back.
-func TestCoordinatorKilled(t *testing.T) {
-	f := fixture.Agents(t, 3, fixture.StoreFile, "--lease-ttl", lease.String())
-	a := startApplication(t, f)
-	a.stable(time.Now())
-	moved := map[string]int64{}
-	for _, m := range a.members {
-		moved[m.name] = m.moved.Load()
-		m.longest.Store(0)
-	}
-	r := rand.New(rand.NewPCG(seed(t), 1))
-	begun, deaths := time.Now(), 0
-	for ; deaths < coordinatorDeaths || time.Since(begun) < *duration; deaths++ {
-		victim := a.coordinatorOf([]string{eosGroup, readerGroup}[r.IntN(2)])
-		f.KillProcess(victim)
-		// At once, as a supervisor does: librdkafka's transactions look for the group's coordinator
-		// where it was, for five minutes, and learn nothing from an agent that is not there.
-		f.StartProcess(victim)
-		a.stable(time.Now())
-	}
-	var gaps []time.Duration
-	for _, m := range a.members {
-		gap := time.Duration(m.longest.Load()) * time.Millisecond
-		gaps = append(gaps, gap)
-		if gap > standstill {
-			t.Errorf("%s made no progress for %v, want at most %v", m.name, gap, standstill)
-		}
-		if n := m.moved.Load() - moved[m.name]; n != 0 {
-			t.Errorf("%s was rebalanced: %d partitions were given or taken while only coordinators moved", m.name, n)
-		}
-	}
-	slices.Sort(gaps)
-	t.Logf("%d deaths of coordinators; longest time without progress: median of the members %v, worst %v", deaths, gaps[len(gaps)/2], gaps[len(gaps)-1])
-	a.finish()
 }
