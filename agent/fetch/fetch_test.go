@@ -38,6 +38,27 @@ type log struct {
 	session session
 	subs    [shards]uint64
 	segs    uint64
+
+	manifests *manifests
+	gone      func(key string) // called when an object that is read is not there
+	before    func(key string) // called before each read of the object store
+}
+
+// watched is the object store as the cache sees it.
+type watched struct {
+	objstore.Store
+	l *log
+}
+
+func (w watched) GetRange(ctx context.Context, key string, offset, length int64) ([]byte, error) {
+	if w.l.before != nil {
+		w.l.before(key)
+	}
+	b, err := w.Store.GetRange(ctx, key, offset, length)
+	if errors.Is(err, objstore.ErrNotFound) && w.l.gone != nil {
+		w.l.gone(key)
+	}
+	return b, err
 }
 
 // session is a session that never ends.
@@ -62,9 +83,12 @@ func withLog(t *testing.T, f func(l *log)) {
 }
 
 // open returns a log that is led here, until done is called.
-func open(t testing.TB) (l *log, done func()) {
+func open(t testing.TB) (l *log, done func()) { return openWith(t, fetch.Config{}, nil) }
+
+// openWith is open with a reader of its own.
+func openWith(t testing.TB, cfg fetch.Config, observe fetch.Observer) (l *log, done func()) {
 	ctx, cancel := context.WithCancel(t.Context())
-	l = &log{t: t, meta: memory.New(), objects: memstore.New()}
+	l = &log{t: t, meta: memory.New(), objects: memstore.New(), manifests: &manifests{objects: map[tiering.SegmentID][]tiering.Extent{}}}
 	keys := metadata.NewKeys("test")
 	store := l.meta.Client("agent")
 	lease, err := store.Grant(ctx, time.Hour)
@@ -81,11 +105,11 @@ func open(t testing.TB) (l *log, done func()) {
 		Nonce:   func() uint64 { nonce++; return nonce },
 		Applied: func(id tiering.ShardID, r *shard.Record) { l.reader.Applied(id, r) },
 	})
-	c, err := cache.New(l.objects, segment.VerifyBatches, cache.Options{Capacity: 64 << 20})
+	c, err := cache.New(watched{l.objects, l}, segment.VerifyBatches, cache.Options{Capacity: 64 << 20, Whole: segment.WholeBatches})
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.reader = fetch.NewReader(fetch.Config{}, fetch.Parts{Views: l.set, Cache: c, Now: time.Now})
+	l.reader = fetch.NewReader(cfg, fetch.Parts{Views: l.set, Cache: c, Manifests: l.manifests, Observe: observe, Now: time.Now})
 	var running sync.WaitGroup
 	running.Go(func() {
 		if err := l.set.Run(ctx); err != nil {
