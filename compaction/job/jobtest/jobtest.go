@@ -75,7 +75,7 @@ func New(t testing.TB, shards uint32) *World {
 		server.Close()
 	})
 	<-w.Loaded()
-	if w.lease, err = w.Store.Grant(ctx, time.Hour); err != nil {
+	if w.lease, err = w.Store.Grant(ctx, 10_000*time.Hour); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := w.Store.Txn(ctx, metadata.Txn{Then: []metadata.Op{metadata.PutLeased(keys.Session(w.Session), []byte("x"), w.lease)}}); err != nil {
