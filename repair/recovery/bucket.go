@@ -1,0 +1,290 @@
+package recovery
+
+import (
+	"cmp"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/floelog/floe/metadata"
+	"github.com/floelog/floe/metadata/catalogue"
+	"github.com/floelog/floe/metadata/journal"
+	"github.com/floelog/floe/metadata/shard"
+	"github.com/floelog/floe/repair/stored"
+	"github.com/floelog/floe/tiering"
+	"github.com/floelog/floe/tiering/objstore"
+	"github.com/floelog/floe/tiering/segment"
+)
+
+// bucket is what is stored, by kind.
+type bucket struct {
+	segments  []*stocked
+	snapshots map[tiering.ShardID][]objstore.Info
+	copies    []objstore.Info // newest first
+}
+
+// stocked is a segment of the bucket.
+type stocked struct {
+	objstore.Info
+	id      tiering.SegmentID
+	level   uint8
+	damaged bool
+}
+
+// listPage is how many objects are listed at once.
+const listPage = 1000
+
+func (p *Plan) list(ctx context.Context) (*bucket, error) {
+	b := &bucket{snapshots: map[tiering.ShardID][]objstore.Info{}}
+	for after, done := "", int64(0); ; {
+		page, err := p.cfg.Objects.List(ctx, "", after, listPage)
+		if err != nil {
+			return nil, fmt.Errorf("listing the bucket: %w", err)
+		}
+		for _, o := range page {
+			b.add(o)
+		}
+		done += int64(len(page))
+		p.cfg.Progress("objects", done, 0)
+		if len(page) < listPage {
+			break
+		}
+		after = page[len(page)-1].Key
+	}
+	newest := func(a, b objstore.Info) int { return cmp.Or(b.Modified.Compare(a.Modified), cmp.Compare(b.Key, a.Key)) }
+	slices.SortFunc(b.copies, newest)
+	p.Report.Objects = len(b.segments)
+	return b, nil
+}
+
+func (b *bucket) add(o objstore.Info) {
+	if id, err := tiering.ParseSegmentKey(o.Key); err == nil {
+		b.segments = append(b.segments, &stocked{Info: o, id: id})
+	} else if n, err := journal.ParseSnapshotKey(o.Key); err == nil {
+		b.snapshots[n.Shard] = append(b.snapshots[n.Shard], o)
+	} else if _, _, err := catalogue.ParseCopyKey(o.Key); err == nil {
+		b.copies = append(b.copies, o)
+	}
+}
+
+// each calls f for every element, a bounded number at a time.
+func each[T any](ctx context.Context, p *Plan, stage string, all []T, f func(context.Context, T) error) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(p.cfg.Parallel)
+	var mu sync.Mutex
+	done, total := int64(0), int64(len(all))
+	p.cfg.Progress(stage, 0, total)
+	for _, x := range all {
+		g.Go(func() error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			err := f(ctx, x)
+			mu.Lock()
+			done++
+			at := done
+			mu.Unlock()
+			p.cfg.Progress(stage, at, total)
+			return err
+		})
+	}
+	return g.Wait()
+}
+
+// unreadable tells an object that is damaged or gone from a store that does not answer.
+func unreadable(err error) bool {
+	return errors.Is(err, stored.ErrDamaged) || errors.Is(err, shard.ErrCorrupt) || errors.Is(err, objstore.ErrCorrupt) || errors.Is(err, objstore.ErrNotFound)
+}
+
+// bases finds the newest snapshot of each shard that can be read.
+func (p *Plan) bases(ctx context.Context, b *bucket) error {
+	p.shards = make([]*rebuilt, p.cluster.Shards)
+	for i := range p.shards {
+		p.shards[i] = newRebuilt(tiering.ShardID(i))
+	}
+	for id := range b.snapshots {
+		if uint32(id) >= p.cluster.Shards {
+			return fmt.Errorf("%w: the bucket has a snapshot of shard %d, the cluster %d shards", ErrOtherCluster, id, p.cluster.Shards)
+		}
+	}
+	return each(ctx, p, "snapshots", p.shards, func(ctx context.Context, s *rebuilt) error {
+		for _, o := range b.snapshots[s.id] {
+			n, err := journal.ParseSnapshotKey(o.Key)
+			if err != nil {
+				return err
+			}
+			s.saw(0, n.Seq)
+			state, err := stored.Snapshot(ctx, p.cfg.Objects, o.Key, o.Size)
+			if unreadable(err) {
+				s.problem("snapshot %s cannot be used: %v", o.Key, err)
+				continue
+			} else if err != nil {
+				return err
+			}
+			s.saw(state.Epoch, state.Seq)
+			if cmp.Or(cmp.Compare(state.Epoch, s.state.Epoch), cmp.Compare(state.Seq, s.state.Seq)) > 0 {
+				s.state, s.base = state, o
+			}
+		}
+		s.report.Base, s.report.BaseSeq = s.base.Key, s.state.Seq
+		return nil
+	})
+}
+
+// journals takes the records that the metadata store has, if it has any.
+func (p *Plan) journals(ctx context.Context) error {
+	return each(ctx, p, "journals", p.shards, func(ctx context.Context, s *rebuilt) error {
+		j, err := stored.ReadJournal(ctx, p.cfg.Meta, p.keys, s.id)
+		if err != nil {
+			return err
+		}
+		if j.Head != nil {
+			s.saw(j.Head.Epoch, j.Head.Seq)
+		}
+		for _, r := range j.Records {
+			s.offer(r.Seq, r.Bytes, "the metadata store")
+		}
+		kvs, _, err := p.cfg.Meta.Get(ctx, p.keys.Head(s.id))
+		if err != nil {
+			return fmt.Errorf("reading %s: %w", p.keys.Head(s.id), err)
+		}
+		s.head = kvs[0]
+		return nil
+	})
+}
+
+// headers reads the header of every segment: who wrote it, and the records that it carries.
+func (p *Plan) headers(ctx context.Context, b *bucket) error {
+	var mu sync.Mutex // guards the shards
+	return each(ctx, p, "segments", b.segments, func(ctx context.Context, o *stocked) error {
+		h, err := readHeader(ctx, p.cfg.Objects, o.Info)
+		mu.Lock()
+		defer mu.Unlock()
+		if unreadable(err) || errors.Is(err, segment.ErrVersion) {
+			o.damaged = true
+			p.Report.problem("segment %s cannot be used: %v", o.Key, err)
+			return nil
+		} else if err != nil {
+			return err
+		}
+		if h.Cluster != p.id {
+			return fmt.Errorf("%w: segment %s is of cluster %s, the catalogue of %s", ErrOtherCluster, o.Key, tiering.TopicID(h.Cluster), p.cluster.ID)
+		}
+		o.level = h.Level
+		for _, r := range h.Carry {
+			if uint32(r.Shard) < p.cluster.Shards {
+				p.shards[r.Shard].offer(r.Seq, r.Bytes, o.Key)
+			}
+		}
+		return nil
+	})
+}
+
+// headerRead is what is read of a segment at first: most headers carry less.
+const headerRead = 16 << 10
+
+func readHeader(ctx context.Context, objects objstore.Store, o objstore.Info) (segment.Header, error) {
+	b, err := objects.GetRange(ctx, o.Key, 0, min(o.Size, headerRead))
+	if err != nil {
+		return segment.Header{}, fmt.Errorf("reading %s: %w", o.Key, err)
+	}
+	if len(b) >= 16 {
+		if n := int64(binary.BigEndian.Uint32(b[12:])); n > int64(len(b)) && n <= min(o.Size, segment.MaxHeaderBytes) {
+			if b, err = objects.GetRange(ctx, o.Key, 0, n); err != nil {
+				return segment.Header{}, fmt.Errorf("reading %s: %w", o.Key, err)
+			}
+		}
+	}
+	return segment.ParseHeader(b)
+}
+
+// catalogues is what tells the names of topics.
+type catalogues struct {
+	newest catalogue.Copy
+	older  []catalogue.Copy
+}
+
+// catalogue finds the newest copy of the catalogue, in the bucket or in the metadata store.
+func (p *Plan) catalogue(ctx context.Context, b *bucket) (*catalogues, error) {
+	var found catalogues
+	for _, o := range b.copies {
+		data, err := p.cfg.Objects.GetRange(ctx, o.Key, 0, o.Size)
+		if err != nil && !unreadable(err) {
+			return nil, fmt.Errorf("reading %s: %w", o.Key, err)
+		}
+		var c catalogue.Copy
+		if err == nil {
+			c, err = catalogue.DecodeCopy(data)
+		}
+		if err != nil {
+			p.Report.problem("%s cannot be used: %v", o.Key, err)
+			continue
+		}
+		if p.Report.Catalogue == "" {
+			found.newest, p.Report.Catalogue, p.Report.CatalogueTime = c, o.Key, o.Modified.UnixMilli()
+			continue
+		}
+		found.older = append(found.older, c)
+	}
+	if p.Report.Catalogue == "" {
+		return nil, fmt.Errorf("%w in the bucket (keys %s*)", ErrNoCatalogue, catalogue.CopyPrefix)
+	}
+	p.cluster = found.newest.Cluster
+	id, err := tiering.ParseTopicID(p.cluster.ID)
+	if err != nil {
+		return nil, fmt.Errorf("cluster id: %w", err)
+	}
+	p.id, p.Report.ClusterID = id, p.cluster.ID
+	return &found, p.restored(ctx, &found)
+}
+
+// restored takes in what a restored metadata store says of the cluster and its topics.
+func (p *Plan) restored(ctx context.Context, found *catalogues) error {
+	if id, cutShort := catalogue.RecoveringID(p.clusterKey.Value); p.clusterKey.Exists() && (!cutShort || id != p.cluster.ID) {
+		c, err := catalogue.StoredCluster(p.clusterKey)
+		if cutShort {
+			c, err = catalogue.Cluster{ID: id}, nil
+		}
+		if err != nil {
+			return err
+		}
+		if c != p.cluster {
+			return fmt.Errorf("%w: the metadata store has cluster %s with %d shards, the bucket %s with %d", ErrOtherCluster, c.ID, c.Shards, p.cluster.ID, p.cluster.Shards)
+		}
+	}
+	newest := int64(0)
+	var topics []catalogue.Topic
+	prefix := p.keys.Topics()
+	for from, more := prefix, true; more; {
+		page, err := p.cfg.Meta.Range(ctx, from, metadata.PrefixEnd(prefix), 0, listPage)
+		if err != nil {
+			return fmt.Errorf("reading the topics: %w", err)
+		}
+		for _, kv := range page.KVs {
+			from, newest = kv.Key+"\x00", max(newest, kv.Revision)
+			t, err := catalogue.StoredTopic(strings.TrimPrefix(kv.Key, prefix), kv.Value, p.cluster.Shards)
+			if err != nil {
+				return err
+			}
+			topics = append(topics, t)
+			p.Report.replaced = append(p.Report.replaced, kv.Key)
+		}
+		more = page.More
+	}
+	restored := catalogue.Copy{Topics: topics}
+	if newest > found.newest.Revision && len(p.Report.replaced) > 0 {
+		p.Report.Catalogue = "the metadata store"
+		found.older = append(found.older, found.newest)
+		restored.ProducerID, restored.Cluster = found.newest.ProducerID, p.cluster
+		found.newest = restored
+	} else if len(topics) > 0 {
+		found.older = append(found.older, restored)
+	}
+	return nil
+}
