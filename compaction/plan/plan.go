@@ -17,14 +17,14 @@
 //
 // Invariants:
 //  1. Merges ascend and do not overlap; each is of at least two extents and at most the target.
+//     Those of holes alone write no bytes; all others begin with an extent that has batches.
 //  2. When nothing is planned, a partition has at most Extents small extents that have a small
-//     neighbour.
+//     neighbour, and each may have one hole behind it.
 //  3. What Archive moves is nothing that Merges would still merge.
 package plan
 
 import (
 	"cmp"
-	"math"
 	"slices"
 
 	"github.com/floelog/floe/tiering"
@@ -109,7 +109,19 @@ type planner struct {
 	size   int64 // most bytes of a merged extent
 	large  int64
 	growth int64
+	units  []unit
 }
+
+// unit is an extent and the holes that follow it, which its last batch can cover.
+type unit struct {
+	from, to int // in Partition.Extents
+	bytes    int64
+}
+
+// span is a run of small neighbours among the units.
+type span struct{ from, to int }
+
+func (s span) len() int { return s.to - s.from }
 
 // Merges returns what should be merged, in order of offsets.
 func (r Rules) Merges(p *Partition) []Merge {
@@ -124,7 +136,9 @@ func (r Rules) Merges(p *Partition) []Merge {
 	small := 0
 	loose := pl.stretches(false)
 	for _, s := range loose {
-		small += s.to - s.from
+		if s.len() > 1 {
+			small += s.len()
+		}
 	}
 	for _, m := range out {
 		small -= m.To - m.From - 1
@@ -132,7 +146,7 @@ func (r Rules) Merges(p *Partition) []Merge {
 	if small > r.Extents {
 		out = pl.pressed(out, loose, small-r.Extents)
 	}
-	return out
+	return pl.holes(out)
 }
 
 func (r Rules) planner(p *Partition) *planner {
@@ -144,40 +158,38 @@ func (r Rules) planner(p *Partition) *planner {
 	return pl
 }
 
-// span is a run of small neighbours.
-type span struct{ from, to int }
-
-// stretches returns the runs of two and more small extents that may be merged with each other.
+// stretches returns the runs of small extents that may be merged with each other. They begin
+// with an extent that has batches: nothing can cover the holes before.
 func (pl *planner) stretches(byTime bool) (out []span) {
-	from := -1
+	var open *span
 	var oldest, newest int64
-	end := func(i int) {
-		if from >= 0 && i-from > 1 {
-			out = append(out, span{from, i})
-		}
-		from = -1
-	}
 	for i := range pl.p.Extents {
 		e := &pl.p.Extents[i]
-		if e.IsInline() || int64(e.Length) >= pl.large {
-			end(i)
+		switch {
+		case e.IsInline() || int64(e.Length) >= pl.large:
+			open = nil
+			continue
+		case i > 0 && pl.crossesCleaned(i):
+			open = nil
+		case open != nil && !e.IsHole() && byTime && pl.p.SegmentMs > 0 &&
+			max(newest, e.MaxTimestamp)-min(oldest, e.MaxTimestamp) > pl.p.SegmentMs:
+			open = nil
+		}
+		if e.IsHole() {
+			if open != nil {
+				pl.units[len(pl.units)-1].to++
+			}
 			continue
 		}
-		if i > 0 && pl.crossesCleaned(i) {
-			end(i)
+		if open == nil {
+			out = append(out, span{len(pl.units), len(pl.units)})
+			open = &out[len(out)-1]
+			oldest, newest = e.MaxTimestamp, e.MaxTimestamp
 		}
-		if byTime && from >= 0 && pl.p.SegmentMs > 0 && !e.IsHole() &&
-			(max(newest, e.MaxTimestamp)-min(oldest, e.MaxTimestamp) > pl.p.SegmentMs) {
-			end(i)
-		}
-		if from < 0 {
-			from, oldest, newest = i, math.MaxInt64, math.MinInt64/2
-		}
-		if !e.IsHole() {
-			oldest, newest = min(oldest, e.MaxTimestamp), max(newest, e.MaxTimestamp)
-		}
+		pl.units = append(pl.units, unit{i, i + 1, int64(e.Length)})
+		open.to++
+		oldest, newest = min(oldest, e.MaxTimestamp), max(newest, e.MaxTimestamp)
 	}
-	end(len(pl.p.Extents))
 	return out
 }
 
@@ -187,13 +199,18 @@ func (pl *planner) crossesCleaned(i int) bool {
 	return c > 0 && pl.p.Extents[i-1].Base < c && pl.p.Extents[i].End() > c
 }
 
+// merge is the merge of a run of units.
+func (pl *planner) merge(s span, bytes int64, why Why) Merge {
+	return Merge{pl.units[s.from].from, pl.units[s.to-1].to, bytes, why}
+}
+
 // full cuts off runs that fill an extent, from the oldest on, and plans the rest by tiers.
 func (pl *planner) full(out []Merge, s span) []Merge {
 	from, sum := s.from, int64(0)
 	for i := s.from; i < s.to; i++ {
-		n := int64(pl.p.Extents[i].Length)
+		n := pl.units[i].bytes
 		if sum+n > pl.size {
-			out = append(out, Merge{from, i, sum, Full})
+			out = append(out, pl.merge(span{from, i}, sum, Full))
 			from, sum = i, 0
 		}
 		sum += n
@@ -204,21 +221,21 @@ func (pl *planner) full(out []Merge, s span) []Merge {
 // tiers plans the parts of a stretch to both sides of its greatest extent before the whole, so
 // that what is small is not written together with what is large, if it can be helped.
 func (pl *planner) tiers(out []Merge, s span) []Merge {
-	if s.to-s.from < pl.Fan {
+	if s.len() < pl.Fan {
 		return out
 	}
 	top, sum := s.from, int64(0)
 	for i := s.from; i < s.to; i++ {
-		sum += int64(pl.p.Extents[i].Length)
-		if pl.p.Extents[i].Length > pl.p.Extents[top].Length {
+		sum += pl.units[i].bytes
+		if pl.units[i].bytes > pl.units[top].bytes {
 			top = i
 		}
 	}
-	big := int64(pl.p.Extents[top].Length)
+	big := pl.units[top].bytes
 	left, right := span{s.from, top}, span{top + 1, s.to}
-	alone := left.to-left.from < pl.Fan && right.to-right.from < pl.Fan
+	alone := left.len() < pl.Fan && right.len() < pl.Fan
 	if sum >= pl.growth*big && (alone || pl.even(s, big)) {
-		return append(out, Merge{s.from, s.to, sum, Tier})
+		return append(out, pl.merge(s, sum, Tier))
 	}
 	return pl.tiers(pl.tiers(out, left), right)
 }
@@ -228,7 +245,7 @@ func (pl *planner) tiers(out []Merge, s span) []Merge {
 func (pl *planner) even(s span, big int64) bool {
 	n := 0
 	for i := s.from; i < s.to; i++ {
-		if int64(pl.p.Extents[i].Length)*int64(pl.Fan) >= big {
+		if pl.units[i].bytes*int64(pl.Fan) >= big {
 			n++
 		}
 	}
@@ -245,10 +262,13 @@ func (pl *planner) pressed(out []Merge, stretches []span, excess int) []Merge {
 		return cmp.Or(cmp.Compare(a.Bytes*int64(b.To-b.From-1), b.Bytes*int64(a.To-a.From-1)), cmp.Compare(a.From, b.From))
 	})
 	taken := make([]bool, len(pl.p.Extents))
-	for _, m := range out {
+	take := func(m Merge) {
 		for i := m.From; i < m.To; i++ {
 			taken[i] = true
 		}
+	}
+	for _, m := range out {
+		take(m)
 	}
 	for _, w := range windows {
 		if excess <= 0 {
@@ -257,28 +277,52 @@ func (pl *planner) pressed(out []Merge, stretches []span, excess int) []Merge {
 		if slices.Contains(taken[w.From:w.To], true) {
 			continue
 		}
-		for i := w.From; i < w.To; i++ {
-			taken[i] = true
-		}
+		take(w)
 		excess -= w.To - w.From - 1
 		out = append(out, w)
 	}
-	slices.SortFunc(out, func(a, b Merge) int { return cmp.Compare(a.From, b.From) })
+	sortMerges(out)
 	return out
+}
+
+func sortMerges(m []Merge) {
+	slices.SortFunc(m, func(a, b Merge) int { return cmp.Compare(a.From, b.From) })
 }
 
 // windows returns every run of Fan neighbours in a stretch, or of fewer if they fill an extent.
 func (pl *planner) windows(out []Merge, s span) []Merge {
 	sum, to := int64(0), s.from
 	for from := s.from; from < s.to; from++ {
-		for to < s.to && to-from < pl.Fan && sum+int64(pl.p.Extents[to].Length) <= pl.size {
-			sum += int64(pl.p.Extents[to].Length)
+		for to < s.to && to-from < pl.Fan && sum+pl.units[to].bytes <= pl.size {
+			sum += pl.units[to].bytes
 			to++
 		}
 		if to-from >= 2 {
-			out = append(out, Merge{from, to, sum, Pressed})
+			out = append(out, pl.merge(span{from, to}, sum, Pressed))
 		}
-		sum -= int64(pl.p.Extents[from].Length)
+		sum -= pl.units[from].bytes
+	}
+	return out
+}
+
+// holes adds merges of holes side by side, which write no bytes.
+func (pl *planner) holes(out []Merge) []Merge {
+	merges, next := out, 0
+	for i := 0; i < len(pl.p.Extents); i++ {
+		for next < len(merges) && merges[next].To <= i {
+			next++
+		}
+		j := i
+		for j < len(pl.p.Extents) && pl.p.Extents[j].IsHole() && (j == i || !pl.crossesCleaned(j)) && (next == len(merges) || j < merges[next].From) {
+			j++
+		}
+		if j-i > 1 {
+			out = append(out, Merge{From: i, To: j, Why: Tier})
+		}
+		i = max(i, j-1)
+	}
+	if len(out) > len(merges) {
+		sortMerges(out)
 	}
 	return out
 }
