@@ -11,6 +11,7 @@ import (
 
 	"github.com/floelog/floe/metadata/journal"
 	"github.com/floelog/floe/metadata/membership"
+	"github.com/floelog/floe/metadata/retry"
 	"github.com/floelog/floe/metadata/shard"
 	"github.com/floelog/floe/tiering"
 	"github.com/floelog/floe/tiering/objstore"
@@ -91,11 +92,17 @@ func (s *Sweeper) sync(ctx context.Context, ids ...tiering.ShardID) error {
 func (s *Sweeper) covered(ctx context.Context) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTime)
 	defer cancel()
-	oldest, some, err := journal.Uncovered(ctx, s.parts.Meta, s.cfg.Keys, s.parts.Shards.NumShards())
-	if err != nil || !some {
-		return math.MaxInt64, err
+	oldest, err := retry.Read(ctx, s.pacer, func(ctx context.Context) (int64, error) {
+		oldest, some, err := journal.Uncovered(ctx, s.parts.Meta, s.cfg.Keys, s.parts.Shards.NumShards())
+		if !some {
+			oldest = math.MaxInt64
+		}
+		return oldest, err
+	})
+	if err != nil || oldest == math.MaxInt64 {
+		return oldest, err
 	}
-	return oldest - skew.Milliseconds(), nil
+	return oldest - min(skew, s.cfg.Grace).Milliseconds(), nil
 }
 
 // mark marks what a shard's state names, and what the manifests do that it names.

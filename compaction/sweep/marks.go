@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/floelog/floe/metadata"
+	"github.com/floelog/floe/metadata/retry"
 	"github.com/floelog/floe/tiering/objstore"
 )
 
@@ -63,7 +64,7 @@ func (s *Sweeper) listMarks(ctx context.Context) (found bucketMarks, err error) 
 func (s *Sweeper) storedMark(ctx context.Context) (mark, metadata.KV, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTime)
 	defer cancel()
-	kvs, _, err := s.parts.Meta.Get(ctx, s.cfg.Keys.GCMark())
+	kvs, _, err := retry.Get(ctx, s.parts.Meta, s.pacer, s.cfg.Keys.GCMark())
 	if err != nil {
 		return mark{}, metadata.KV{}, fmt.Errorf("reading the mark of the last sweep: %w", err)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/floelog/floe/metadata"
 	"github.com/floelog/floe/metadata/journal"
+	"github.com/floelog/floe/metadata/retry"
 	"github.com/floelog/floe/metadata/shard"
 	"github.com/floelog/floe/tiering"
 	"github.com/floelog/floe/tiering/objstore"
@@ -34,7 +35,7 @@ func (s *Sweeper) standings(ctx context.Context) ([]standing, error) {
 			keys = append(keys, s.cfg.Keys.Head(tiering.ShardID(i)), s.cfg.Keys.Snapshot(tiering.ShardID(i)))
 			s.heads[i] = max(s.heads[i], s.parts.Shards.View(tiering.ShardID(i)).Seq())
 		}
-		kvs, _, err := s.parts.Meta.Get(ctx, keys...)
+		kvs, _, err := retry.Get(ctx, s.parts.Meta, s.pacer, keys...)
 		if err != nil {
 			return nil, fmt.Errorf("reading heads and snapshot pointers: %w", err)
 		}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/floelog/floe/metadata/catalogue"
+	"github.com/floelog/floe/metadata/retry"
 )
 
 const (
@@ -27,7 +28,7 @@ func (s *Sweeper) guard(ctx context.Context, own mark) error {
 	ctx, cancel := context.WithTimeout(ctx, readTime)
 	defer cancel()
 	k := s.cfg.Keys
-	kvs, _, err := s.parts.Meta.Get(ctx, k.Cluster(), k.GCFreeze(), k.GCMark())
+	kvs, _, err := retry.Get(ctx, s.parts.Meta, s.pacer, k.Cluster(), k.GCFreeze(), k.GCMark())
 	if err != nil {
 		return fmt.Errorf("looking whether deletion is allowed: %w", err)
 	}

@@ -73,6 +73,7 @@ package sweep
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -82,6 +83,7 @@ import (
 	"github.com/floelog/floe/metadata"
 	"github.com/floelog/floe/metadata/journal"
 	"github.com/floelog/floe/metadata/membership"
+	"github.com/floelog/floe/metadata/retry"
 	"github.com/floelog/floe/tiering"
 	"github.com/floelog/floe/tiering/objstore"
 )
@@ -120,7 +122,8 @@ const (
 	// A request that is held back for longer is found when something changes.
 	settleAfter = 30 * time.Minute
 	// skew is how far the clocks of agents and of the object store may lie apart before an
-	// object that carries journal records could be deleted too early for a recovery.
+	// object that carries journal records could be deleted too early for a recovery. Clusters
+	// with a shorter grace want their garbage gone sooner.
 	skew = 5 * time.Minute
 )
 
@@ -148,6 +151,7 @@ var errRestored = errors.New("the metadata store was restored from a backup, or 
 type Sweeper struct {
 	cfg   Config
 	parts Parts
+	pacer *retry.Pacer
 
 	seen  map[name]time.Time // garbage of the last complete sweep, and since when it is
 	heads []uint64           // greatest head of each shard that was ever read
@@ -162,7 +166,7 @@ func New(cfg Config, parts Parts) *Sweeper {
 	if cfg.Window <= 0 {
 		cfg.Window = DefaultWindow
 	}
-	return &Sweeper{cfg: cfg, parts: parts, seen: map[name]time.Time{}, heads: make([]uint64, parts.Shards.NumShards())}
+	return &Sweeper{cfg: cfg, parts: parts, pacer: retry.NewPacer(rand.Reader), seen: map[name]time.Time{}, heads: make([]uint64, parts.Shards.NumShards())}
 }
 
 // Tick sweeps if there is a reason to: something was committed or some session ended since
