@@ -314,11 +314,10 @@ func (p *pass) replace(ctx context.Context, l look, pieces []records.Piece) (ok 
 
 // store commits a run and reports whether it is in force.
 func (p *pass) store(ctx context.Context, r job.Run) (ok bool, err error) {
-	seg := job.Segment{Level: 2, Purpose: objstore.Clean, Runs: []job.Run{r}}
-	if _, err := p.c.parts.Writer.Store(ctx, seg); err != nil {
-		return false, fmt.Errorf("replacing the run from offset %d on: %w", r.With[0].Base, err)
+	with := r.With // the Writer tells these extents where their bytes are
+	if _, err := p.c.parts.Writer.Store(ctx, job.Segment{Level: 2, Purpose: objstore.Clean, Runs: []job.Run{r}}); err != nil {
+		return false, fmt.Errorf("replacing the run from offset %d on: %w", with[0].Base, err)
 	}
-	with := seg.Runs[0].With // the Writer has told it where the bytes are
 	p.c.parts.Journals.View(p.t.shard).Read(func(s *shard.State) {
 		d, there := s.Partition(p.t.tp).Digest(with[0].Base, with[len(with)-1].End())
 		ok = there && d == shard.DigestOf(with)

@@ -1,0 +1,321 @@
+package clean_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/floelog/floe/metadata/shard"
+	"github.com/floelog/floe/tiering"
+	"github.com/floelog/floe/tiering/objstore"
+)
+
+// Random keys, tombstones, codecs, transactions, roll-ups, merges and trims, some of them in
+// the middle of a pass, with room for few keys: what consumers see is always what was written,
+// and in the end one record of each key is left.
+func TestCompactionAgainstAReferenceMap(t *testing.T) {
+	for seed := range uint64(60) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { compactRandomly(newWorld(t, seed, 24*(20+seed%100)), seed) })
+		})
+	}
+}
+
+func compactRandomly(w *world, seed uint64) {
+	keys := 1 + int(seed)%50
+	w.meddle = func() {
+		switch {
+		case seed%2 == 0:
+		case w.r.IntN(15) == 0:
+			w.merge(w.r.IntN(10), 1+w.r.IntN(4))
+		case w.r.IntN(40) == 0:
+			w.trim(w.State(w.tp).LogStart + tiering.Offset(w.r.IntN(3)))
+		}
+	}
+	for range 6 {
+		for range 1 + w.r.IntN(25) {
+			w.act(keys)
+		}
+		if w.r.IntN(4) > 0 {
+			w.rollUp()
+		}
+		w.tick()
+		time.Sleep(time.Duration(w.r.IntN(90)) * time.Minute)
+	}
+	for i := range w.producers {
+		if p := &w.producers[i]; p.txn > 0 {
+			w.end(p, i%2 == 0)
+		}
+	}
+	for range 4 {
+		w.put("the end", "x")
+		w.rollUp()
+		w.tick()
+		time.Sleep(61 * time.Minute)
+	}
+	w.thin()
+	if w.Open() != 0 {
+		w.t.Errorf("%d segment numbers were not given back", w.Open())
+	}
+}
+
+// act does one random thing to the log.
+func (w *world) act(keys int) {
+	w.t.Helper()
+	time.Sleep(time.Second)
+	if w.r.IntN(15) == 0 {
+		w.Lead(w.Shard(w.tp)) // a new leader epoch
+	}
+	p := &w.producers[w.r.IntN(len(w.producers))]
+	switch n := w.r.IntN(10); {
+	case n < 5:
+		p = nil
+	case p.txn == 0:
+		w.begin(p)
+	case n > 7:
+		w.end(p, w.r.IntN(2) == 0)
+		return
+	}
+	var batches [][]written
+	for range 1 + w.r.IntN(3) {
+		var b []written
+		for range 1 + w.r.IntN(4) {
+			x := written{key: fmt.Sprint("k", w.r.IntN(keys))}
+			if w.r.IntN(4) > 0 {
+				x.value = fmt.Sprint("v", w.r.IntN(1000))
+			}
+			b = append(b, x)
+		}
+		batches = append(batches, b)
+	}
+	w.produce(p, w.r.IntN(3) == 0, batches...)
+}
+
+// inWorld runs a test over a partition with a few superseded records.
+func inWorld(t *testing.T, f func(t *testing.T, w *world)) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, 1<<20)
+		for i := range 10 {
+			w.put(fmt.Sprint("k", i%2), fmt.Sprint("v", i))
+		}
+		f(t, w)
+	})
+}
+
+func TestACompactedPartitionCostsNothing(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.tick()
+		if n := len(w.records()); n != 2 {
+			t.Errorf("%d records are left: %v", n, w.records())
+		}
+		reads, seq := w.reads, w.View(w.Shard(w.tp)).Seq()
+		time.Sleep(24 * time.Hour)
+		w.tick()
+		if w.reads != reads || w.View(w.Shard(w.tp)).Seq() != seq {
+			t.Errorf("%d reads and %d records for nothing", w.reads-reads, w.View(w.Shard(w.tp)).Seq()-seq)
+		}
+		if s := w.Stats(); s.Passes != 1 || s.BytesIn <= s.BytesOut || s.LastRun != time.Now() {
+			t.Errorf("stats %+v", s)
+		}
+	})
+}
+
+func TestWhenAPartitionIsDue(t *testing.T) {
+	tests := map[string]struct {
+		set func(w *world)
+		due bool
+	}{
+		"dirty":            {func(w *world) {}, true},
+		"not dirty enough": {func(w *world) { w.tick(); w.policy.MinDirtyRatio = 0.9; w.put("k0", "x"); w.put("k0", "y") }, false},
+		"too young":        {func(w *world) { w.policy.MinCompactionLag = time.Hour }, false},
+		"old enough":       {func(w *world) { w.policy.MinCompactionLag = time.Hour; time.Sleep(2 * time.Hour) }, true},
+		"not overdue":      {func(w *world) { w.policy.MinDirtyRatio = 1; w.policy.MaxCompactionLag = time.Hour }, false},
+		"overdue": {func(w *world) {
+			w.policy.MinDirtyRatio = 1
+			w.policy.MaxCompactionLag = time.Hour
+			time.Sleep(2 * time.Hour)
+		}, true},
+		"another agent's":            {func(w *world) { w.mine = false }, false},
+		"not compacted":              {func(w *world) { w.policy.Compact = false }, false},
+		"unknown":                    {func(w *world) { w.known = false }, false},
+		"a clock that nobody trusts": {func(w *world) { w.trusted = false }, false},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(t *testing.T, w *world) {
+				tt.set(w)
+				before := w.Stats().Passes
+				w.tick()
+				if got := w.Stats().Passes > before; got != tt.due {
+					t.Errorf("compacted: %v", got)
+				}
+			})
+		})
+	}
+}
+
+// What is merged meanwhile does not make the oldest record younger.
+func TestAnOldRecordInAYoungExtentIsOverdue(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.policy.MinDirtyRatio, w.policy.MaxCompactionLag = 1, time.Hour
+		time.Sleep(50 * time.Minute)
+		w.put("k0", "new")
+		w.merge(0, 20)
+		w.tick()
+		time.Sleep(11 * time.Minute)
+		w.tick()
+		if s := w.Stats(); s.Passes != 1 {
+			t.Errorf("%d passes", s.Passes)
+		}
+	})
+}
+
+func TestTombstonesLiveForTheirTime(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.put("k0", "")
+		w.put("other", "x")
+		has := func() bool {
+			for _, r := range w.records() {
+				if r.key == "k0" {
+					return true
+				}
+			}
+			return false
+		}
+		w.tick()
+		time.Sleep(59 * time.Minute)
+		w.put("k1", "again")
+		w.tick()
+		if !has() {
+			t.Error("the tombstone is gone before its time")
+		}
+		time.Sleep(2 * time.Minute)
+		w.tick() // nothing was written, but its time has come
+		if has() {
+			t.Error("the tombstone is still there")
+		}
+	})
+}
+
+// A pass that cannot hold all keys is followed by others.
+func TestMoreKeysThanMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, 24*20)
+		for range 3 {
+			for i := range 100 {
+				w.put(fmt.Sprint("k", i), fmt.Sprint("v", w.r.IntN(100)))
+			}
+		}
+		w.tick()
+		w.thin()
+		if s := w.Stats(); s.Full < 10 || s.Full != s.Passes-1 {
+			t.Errorf("%+v", s)
+		}
+		if n := len(w.records()); n > 110 {
+			t.Errorf("%d records of 100 keys", n)
+		}
+	})
+}
+
+func TestArchivedPartitionsAreTurnedBack(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		for i := range 2 {
+			es := w.State(w.tp).Extents[:3]
+			id, done := w.NextSegment()
+			done()
+			w.manifests[id] = es
+			m := shard.Manifest{Base: es[0].Base, Count: 3, Object: id, Size: 1}
+			for _, e := range es {
+				m.MaxTimestamp = max(m.MaxTimestamp, e.MaxTimestamp)
+				m.Bytes += int64(e.Length)
+			}
+			if err := w.Change(t.Context(), w.Shard(w.tp), shard.Archive{Partition: w.tp, Of: shard.DigestOf(es), Manifest: m}); err != nil {
+				t.Fatal(err)
+			}
+			if n := len(w.State(w.tp).Manifests); n != i+1 {
+				t.Fatalf("%d manifests", n)
+			}
+		}
+		w.tick()
+		w.thin()
+		if p := w.State(w.tp); len(p.Manifests) != 0 || p.Cleaned != 9 {
+			t.Errorf("%d manifests are left, cleaned up to %d", len(p.Manifests), p.Cleaned)
+		}
+	})
+}
+
+// A pass ends where it is when it has become pointless.
+func TestAPassIsGivenUp(t *testing.T) {
+	for name, stop := range map[string]func(w *world){
+		"topic gone":       func(w *world) { w.known = false },
+		"policy changed":   func(w *world) { w.policy.Compact = false },
+		"claim lost":       func(w *world) { w.mine = false },
+		"partition erased": func(w *world) { w.drop() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(t *testing.T, w *world) {
+				w.meddle = func() {
+					if w.reads == 12 { // in the second part
+						stop(w)
+					}
+				}
+				if more, err := w.Tick(t.Context()); more || err != nil {
+					t.Errorf("more %v, error %v", more, err)
+				}
+				if p := w.State(w.tp); p.Cleaned != 0 {
+					t.Errorf("cleaned up to %d", p.Cleaned)
+				}
+				if s := w.Stats(); s.Passes != 0 || s.Failures != 0 || w.reads < 12 {
+					t.Errorf("%+v after %d reads", s, w.reads)
+				}
+			})
+		})
+	}
+}
+
+func (w *world) drop() {
+	w.propose(func(d *shard.Draft) error {
+		d.Add(shard.DropTopic{Topic: w.tp.Topic})
+		return nil
+	})
+}
+
+// Damage is reported, and not read over and over; nothing is replaced.
+func TestADamagedExtent(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		e := w.State(w.tp).Extents[4]
+		if err := w.Objects.Delete(t.Context(), e.Segment.Key()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Tick(t.Context()); !errors.Is(err, objstore.ErrNotFound) {
+			t.Errorf("error %v", err)
+		}
+		reads := w.reads
+		if _, err := w.Tick(t.Context()); err != nil || w.reads != reads {
+			t.Errorf("%d reads more, error %v", w.reads-reads, err)
+		}
+		time.Sleep(2 * time.Minute)
+		if _, err := w.Tick(t.Context()); err == nil || w.Stats().Failures != 2 {
+			t.Errorf("error %v, %+v", err, w.Stats())
+		}
+		if w.State(w.tp).Cleaned != 0 {
+			t.Error("it says that it was compacted")
+		}
+	})
+}
+
+func TestACancelledTick(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		ctx, cancel := context.WithCancel(t.Context())
+		w.meddle = cancel
+		if _, err := w.Tick(ctx); !errors.Is(err, context.Canceled) {
+			t.Errorf("error %v", err)
+		}
+		w.meddle = func() {}
+		w.tick()
+		w.thin()
+	})
+}
