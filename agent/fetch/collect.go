@@ -37,7 +37,7 @@ type collector struct {
 	scratch [][]byte
 }
 
-// hollow is a run of offsets without records that nothing has followed yet.
+// hollow is a run of offsets without records that no batch of the answer follows.
 type hollow struct{ from, to tiering.Offset }
 
 // batches takes those of an extent that data holds, from the batch at offset at on. It returns
@@ -63,7 +63,7 @@ func (c *collector) batches(e *tiering.Extent, at tiering.Offset, data [][]byte)
 		case next <= c.from:
 			err = in.skip(size)
 		case c.bytes+size > c.limit && (c.bytes > 0 || !c.oneAtLeast):
-			c.full, c.hollow = true, hollow{}
+			c.full = true
 			return at, used, nil
 		default:
 			err = c.take(&in, size, at)
@@ -78,6 +78,12 @@ func (c *collector) batches(e *tiering.Extent, at tiering.Offset, data [][]byte)
 	return at, used, nil
 }
 
+// done reports whether nothing more will be taken: no batch fits any more, so that nothing has
+// to be read to find that out.
+func (c *collector) done() bool {
+	return c.full || c.bytes > 0 && c.limit-c.bytes < batch.HeaderSize
+}
+
 // hole passes offsets that have no records.
 func (c *collector) hole(e *tiering.Extent) {
 	from, to := max(e.Base, c.from), min(e.End(), c.end)
@@ -90,9 +96,9 @@ func (c *collector) hole(e *tiering.Extent) {
 	c.hollow.to = to
 }
 
-// finish tells the reader of a hole that ends where it may not read on: an empty batch, as
-// log compaction leaves them in Kafka, moves its position. Without one a reader that wants
-// to reach the end of the log, as Kafka Streams does when it restores, would wait for ever.
+// finish tells the reader of a hole that the answer ends with: an empty batch, as log
+// compaction leaves them in Kafka, moves its position. Without one a reader that wants to
+// reach the end of the log, as Kafka Streams does when it restores, would wait for ever.
 func (c *collector) finish() error {
 	for c.hollow.from < c.hollow.to {
 		if c.bytes+batch.HeaderSize > c.limit && (c.bytes > 0 || !c.oneAtLeast) {

@@ -61,7 +61,7 @@ func (r *Reader) load(ctx context.Context, tp tiering.TopicPartition, m *shard.M
 func (r *Reader) collect(ctx context.Context, tp tiering.TopicPartition, at *look, cold bool, out *collector) error {
 	for i := range at.manifests {
 		m := &at.manifests[i]
-		if out.full || m.Base >= out.end {
+		if out.done() || m.Base >= out.end {
 			break
 		}
 		run, err := r.load(ctx, tp, m)
@@ -81,7 +81,7 @@ func (r *Reader) collect(ctx context.Context, tp tiering.TopicPartition, at *loo
 func (r *Reader) collectRun(ctx context.Context, run []tiering.Extent, cold bool, out *collector) error {
 	for i := range run {
 		e := &run[i]
-		if out.full || e.Base >= out.end {
+		if out.done() || e.Base >= out.end {
 			return nil
 		}
 		if e.IsHole() {

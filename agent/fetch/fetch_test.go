@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -42,6 +43,18 @@ type log struct {
 	manifests *manifests
 	gone      func(key string) // called when an object that is read is not there
 	before    func(key string) // called before each read of the object store
+	read      atomic.Int64     // bytes that were asked of the cache
+}
+
+// counted counts what is asked of the cache.
+type counted struct {
+	*cache.Cache
+	l *log
+}
+
+func (c counted) Read(ctx context.Context, r cache.Range, dst [][]byte) ([][]byte, error) {
+	c.l.read.Add(int64(r.Length))
+	return c.Cache.Read(ctx, r, dst)
 }
 
 // watched is the object store as the cache sees it.
@@ -109,7 +122,7 @@ func openWith(t testing.TB, cfg fetch.Config, observe fetch.Observer) (l *log, d
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.reader = fetch.NewReader(cfg, fetch.Parts{Views: l.set, Cache: c, Manifests: l.manifests, Observe: observe, Now: time.Now})
+	l.reader = fetch.NewReader(cfg, fetch.Parts{Views: l.set, Cache: counted{c, l}, Manifests: l.manifests, Observe: observe, Now: time.Now})
 	var running sync.WaitGroup
 	running.Go(func() {
 		if err := l.set.Run(ctx); err != nil {

@@ -201,6 +201,12 @@ func TestReadersPassHoles(t *testing.T) {
 				}
 			}
 		}
+		// It is something to answer at once.
+		began := time.Now()
+		l.fetch(fetch.Request{MinBytes: 1, MaxBytes: 1 << 20, MaxWait: time.Minute, Partitions: []fetch.Partition{from(0, 55, 1<<20)}})
+		if took := time.Since(began); took != 0 {
+			t.Errorf("a reader in a hole waited for %v", took)
+		}
 		// Below an open transaction: what follows may not be read yet.
 		l.appendIn(w.open(), 0, true, w.batch(rec{"open", 1}))
 		if got, want := l.ask(0, 52, 1, true), (stop{"[] 0", 60}); got != want {
@@ -270,6 +276,11 @@ func TestManifestsAreReadAcross(t *testing.T) {
 		}
 		if got := l.fetch(fetch.Request{MaxBytes: 1 << 20, Partitions: []fetch.Partition{from(0, 1, 1<<20)}}); got[0] != "OFFSET_OUT_OF_RANGE" {
 			t.Errorf("below the log start, within a manifest: %q", got[0])
+		}
+		// What lies before the offset is not read.
+		l.read.Store(0)
+		if l.ask(0, 5, 1, false); l.read.Load() != int64(len(encode(t, rec{"v5", 5}))) {
+			t.Errorf("%d bytes were read for one batch", l.read.Load())
 		}
 		// What lies there is counted without a look into them.
 		l.manifests.asked = 0
@@ -374,6 +385,11 @@ func TestTimestampsOfWhatIsLeft(t *testing.T) {
 		l.archive(0, 2)
 		check("in a manifest", at(5, 300), map[int64]fetch.Offset{0: at(2, 200), 201: at(5, 300), 301: fetch.NoOffset})
 		asked := l.manifests.asked
+		check("newer than the manifest", at(5, 300), map[int64]fetch.Offset{})
+		if got, err := l.reader.ByTimestamp(l.t.Context(), 0, partition(0), 901, false); err != nil || got != fetch.NoOffset || l.manifests.asked != asked+1 {
+			t.Errorf("by a timestamp newer than all: %v, %v, after %d loads of manifests, want 1 for the greatest alone", got, err, l.manifests.asked-asked)
+		}
+		asked = l.manifests.asked
 		l.trim(0, 6)
 		check("behind the manifest", at(7, 250), map[int64]fetch.Offset{0: at(6, 50), 51: at(7, 250), 251: fetch.NoOffset})
 		if l.manifests.asked != asked {
@@ -403,7 +419,8 @@ func TestLargeExtentsAreReadInPieces(t *testing.T) {
 			t.Fatalf("the extent has %d bytes: too small to be read in pieces", size)
 		}
 		for _, limit := range []int{1, 300 << 10, 1 << 20} {
-			next, answers := tiering.Offset(0), 0
+			next := tiering.Offset(0)
+			l.read.Store(0)
 			for next <= n {
 				r := l.reader.Fetch(l.t.Context(), &fetch.Request{MaxBytes: 1 << 30, Partitions: []fetch.Partition{from(0, next, limit)}})[0]
 				got := bytes.Join(r.Records, nil)
@@ -416,10 +433,12 @@ func TestLargeExtentsAreReadInPieces(t *testing.T) {
 					t.Fatalf("from %d, %d bytes: code %d, %d bytes, want %d", next, limit, r.Code, len(got), len(want))
 				}
 				_, next = consume(t, r, next)
-				answers++
 			}
 			if next != n+1 {
 				t.Errorf("%d bytes at a time: the reader ends at %d", limit, next)
+			}
+			if got := int(l.read.Load()); limit > 1<<10 && got > 4*size {
+				t.Errorf("%d bytes at a time: %d bytes were read of an extent of %d", limit, got, size)
 			}
 		}
 		// Somewhere in the middle, and by time.
