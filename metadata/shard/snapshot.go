@@ -257,13 +257,8 @@ func (d *decoder) partitionState() *Partition {
 			pr.ended = d.int63("transaction")
 			pr.coordinator = int32(d.between(math.MinInt32, math.MaxInt32, "coordinator epoch"))
 		}
-		for range d.count(5, "producer batch") {
-			b := d.producerBatch()
-			if b.ProducerEpoch != pr.epoch || len(pr.batches) == maxProducerBatches {
-				d.fail("producer batches do not belong together")
-				return p
-			}
-			pr.batches = append(pr.batches, producerBatch{b.FirstSeq, b.LastSeq, b.Base, b.Timestamp})
+		if !d.producerBatches(pr) {
+			return p
 		}
 		p.producers[id] = pr
 	}
@@ -271,6 +266,28 @@ func (d *decoder) partitionState() *Partition {
 		d.transactions(p)
 	}
 	return p
+}
+
+// producerBatches reads what is remembered of a producer's batches, and reports whether that
+// makes sense.
+func (d *decoder) producerBatches(pr *producer) bool {
+	n := d.count(5, "producer batch")
+	if n > maxProducerBatches {
+		d.fail("too many producer batches")
+	}
+	if d.err != nil || n == 0 {
+		return d.err == nil
+	}
+	pr.batches = make([]producerBatch, n)
+	for i := range pr.batches {
+		b := d.producerBatch()
+		if b.ProducerEpoch != pr.epoch {
+			d.fail("producer batches do not belong together")
+			return false
+		}
+		pr.batches[i] = producerBatch{b.FirstSeq, b.LastSeq, b.Base, b.Timestamp}
+	}
+	return d.err == nil
 }
 
 func (d *decoder) transactions(p *Partition) {
