@@ -51,6 +51,10 @@ const fewestEnds = 3
 // forgotten is longer than clients are told of an agent that has ended.
 const forgotten = 15 * time.Second
 
+// besideOthers is how much longer everything may take where the test runs among all others,
+// on a machine that has other things to do; a run with a duration has it for itself.
+const besideOthers = 3
+
 // hold lets time pass: how long an agent stays away is what the ending is.
 func (a *application) hold(d time.Duration) {
 	select {
@@ -72,6 +76,10 @@ func TestCoordinatorKilled(t *testing.T) {
 		m.longest.Store(0)
 	}
 	r := rand.New(rand.NewPCG(seed(t), 1))
+	limit := standstill
+	if *duration == 0 {
+		limit *= besideOthers
+	}
 	begun, fired, worst := time.Now(), 0, map[string]time.Duration{}
 	for ; fired < fewestEnds || time.Since(begun) < *duration; fired++ {
 		e := endings[fired%len(endings)]
@@ -79,8 +87,8 @@ func TestCoordinatorKilled(t *testing.T) {
 		a.stable(time.Now())
 		for _, m := range a.members {
 			gap := time.Duration(m.longest.Swap(0)) * time.Millisecond
-			if gap > standstill {
-				t.Errorf("%s: %s made no progress for %v, want at most %v", e.name, m.name, gap, standstill)
+			if gap > limit {
+				t.Errorf("%s: %s made no progress for %v, want at most %v", e.name, m.name, gap, limit)
 			}
 			worst[m.name] = max(worst[m.name], gap)
 		}
