@@ -37,6 +37,7 @@ import (
 	"github.com/floelog/floe/metadata"
 	"github.com/floelog/floe/metadata/catalogue"
 	"github.com/floelog/floe/metadata/journal"
+	"github.com/floelog/floe/metadata/manifests"
 	"github.com/floelog/floe/metadata/membership"
 	"github.com/floelog/floe/metadata/shard"
 	"github.com/floelog/floe/protocol"
@@ -131,6 +132,7 @@ type Agent struct {
 	budget    *protocol.Budget // of produce requests
 	control   *protocol.Budget // of all others, so that a slow store does not stop them
 	cache     *cache.Cache
+	manifests *manifests.Reader // for reads and jobs alike
 	clusterID [16]byte
 	node      atomic.Int32 // of the last life, 0 before the first
 
@@ -166,9 +168,11 @@ func New(cfg Config, parts Parts) (*Agent, error) {
 	a := &Agent{
 		cfg: cfg, parts: parts, keys: metadata.NewKeys(cfg.Cluster),
 		metrics: newMetrics(parts.Registry), budget: protocol.NewBudget(cfg.RequestMemory), control: protocol.NewBudget(controlMemory), cache: c,
-		serving: make(chan struct{}), ready: make(chan struct{}), refused: make(chan struct{}, 1),
+		manifests: manifests.NewReader(parts.Objects, manifests.DefaultCapacity),
+		serving:   make(chan struct{}), ready: make(chan struct{}), refused: make(chan struct{}, 1),
 	}
 	registerState(parts.Registry, c, a.budget)
+	registerManifests(parts.Registry, a.manifests)
 	return a, nil
 }
 
@@ -347,7 +351,7 @@ func (a *Agent) assemble(c catalogue.Cluster) error {
 		Committed: a.carrier.committed,
 		Applied:   func(id tiering.ShardID, rec *shard.Record) { a.reader.Applied(id, rec) },
 	})
-	a.reader = fetch.NewReader(fetch.Config{}, fetch.Parts{Views: a.set, Cache: a.cache, Observe: a.metrics, Now: time.Now})
+	a.reader = fetch.NewReader(fetch.Config{}, fetch.Parts{Views: a.set, Cache: a.cache, Manifests: a.manifests, Observe: a.metrics, Now: time.Now})
 	if a.parts.Peers == nil {
 		a.parts.Peers = peer.NewClient()
 	}

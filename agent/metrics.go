@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/floelog/floe/agent/fetch"
+	"github.com/floelog/floe/metadata/manifests"
 	"github.com/floelog/floe/protocol"
 	"github.com/floelog/floe/tiering"
 	"github.com/floelog/floe/tiering/cache"
@@ -157,4 +158,13 @@ func registerState(reg prometheus.Registerer, c *cache.Cache, budget *protocol.B
 	counter("floe_cache_misses_total", "Parts of reads that waited for the object store.", func() float64 { return float64(c.Stats().Misses) })
 	counter("floe_cache_corrupt_total", "Reads whose bytes did not verify.", func() float64 { return float64(c.Stats().Corrupt) })
 	counter("floe_cache_evicted_bytes_total", "Bytes evicted from the cache.", func() float64 { return float64(c.Stats().EvictedBytes) })
+}
+
+// registerManifests exposes what the reader of manifests counts.
+func registerManifests(reg prometheus.Registerer, m *manifests.Reader) {
+	reg.MustRegister(
+		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "floe_manifest_hits_total", Help: "Manifests found in memory."}, func() float64 { return float64(m.Stats().Hits) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "floe_manifest_reads_total", Help: "Manifests read from the object store."}, func() float64 { return float64(m.Stats().Reads) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "floe_manifest_bytes", Help: "Memory that manifests take."}, func() float64 { return float64(m.Stats().Bytes) }),
+	)
 }

@@ -99,7 +99,7 @@ func (r *Reader) collectRun(ctx context.Context, run []tiering.Extent, cold bool
 			out.scratch = data
 			at, _, err = out.batches(e, at, data)
 		}
-		if err == nil && !out.full && at != e.End() {
+		if err == nil && !out.done() && at != e.End() {
 			err = fmt.Errorf("%w: the extent ends at offset %d, its batches at %d", objstore.ErrCorrupt, e.End(), at)
 		}
 		if err != nil {
@@ -114,7 +114,7 @@ func (r *Reader) collectPieces(ctx context.Context, run []tiering.Extent, i int,
 	e := &run[i]
 	at, pos := r.marks.find(e, out.from)
 	in := pieces{run: run, i: i, pos: pos, cold: cold}
-	for !out.full && in.pos < int(e.Length) {
+	for !out.done() && in.pos < int(e.Length) {
 		data, err := r.next(ctx, &in, out.limit-out.bytes, out.scratch[:0])
 		if err != nil {
 			return at, err
@@ -127,7 +127,7 @@ func (r *Reader) collectPieces(ctx context.Context, run []tiering.Extent, i int,
 		at = next
 		in.pos += used
 	}
-	if out.full {
+	if in.pos < int(e.Length) {
 		r.marks.add(e, at, in.pos)
 	}
 	return at, nil

@@ -256,7 +256,7 @@ func (h *history) checkTimes() {
 // Whatever the tiers do to a partition, a reader sees from each offset on what is left, all of
 // it and in order, under the leader epochs under which it was written, and always gets on.
 func TestReadersSeeWhatIsLeft(t *testing.T) {
-	for seed := range uint64(60) {
+	for seed := range uint64(30) {
 		withLog(t, func(l *log) {
 			h := &history{l: l, rnd: rand.New(rand.NewPCG(seed, 7)), epoch: 1}
 			for i := range 40 {

@@ -118,7 +118,7 @@ func (r *Reader) readLane(ctx, wait context.Context, req *Request, lane *reading
 		due = due[n:]
 	}
 	for _, i := range lane.due {
-		if !first || left <= 0 {
+		if !first || left <= 0 || len(lane.due) == 1 || wait.Err() != nil {
 			break
 		}
 		// The first ones had nothing after all, and those behind them only larger batches.
