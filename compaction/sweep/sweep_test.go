@@ -71,15 +71,15 @@ func TestGarbageWaitsForItsGrace(t *testing.T) {
 		w.covered()
 		s := w.sweeper(time.Minute, nil)
 		if r := s.Sweep(w.ctx); r.Err != nil || r.Counts[sweep.Segment][sweep.Waiting].Objects != 1 || r.Reasons[sweep.BelowWatermark].Objects != 1 {
-			t.Fatalf("the first sweep: %+v", r)
+			w.t.Fatalf("the first sweep: %+v", r)
 		}
 		time.Sleep(59 * time.Second)
 		if r := s.Sweep(w.ctx); r.Err != nil || r.Deleted.Objects != 0 || !w.has(orphan) {
-			t.Fatalf("a sweep before the grace is over: %+v", r)
+			w.t.Fatalf("a sweep before the grace is over: %+v", r)
 		}
 		time.Sleep(time.Second)
 		if r := s.Sweep(w.ctx); r.Err != nil || r.Deleted != (sweep.Count{Objects: 1, Bytes: 10}) || w.has(orphan) {
-			t.Fatalf("a sweep after the grace: %+v", r)
+			w.t.Fatalf("a sweep after the grace: %+v", r)
 		}
 		w.check()
 	})
@@ -93,14 +93,14 @@ func TestASlowCommitterKeepsItsObject(t *testing.T) {
 		for range 9 {
 			time.Sleep(time.Minute)
 			if r := s.Sweep(w.ctx); r.Err != nil || r.Counts[sweep.Segment][sweep.InFlight].Objects != 1 {
-				t.Fatalf("a segment between PUT and commit: %+v", r)
+				w.t.Fatalf("a segment between PUT and commit: %+v", r)
 			}
 		}
 		w.must(<-done)
 		synctest.Wait()
 		w.check()
 		if len(w.named()) == 0 {
-			t.Error("nothing is named")
+			w.t.Error("nothing is named")
 		}
 	})
 }
@@ -114,13 +114,13 @@ func TestWhatASlowCommitterLeavesGoesWithItsSession(t *testing.T) {
 		s := w.sweeper(0, nil)
 		s.Sweep(w.ctx)
 		if r := s.Sweep(w.ctx); r.Err != nil || !w.has(id.Key()) {
-			t.Fatalf("its session lives: %+v", r)
+			w.t.Fatalf("its session lives: %+v", r)
 		}
 		dying.kill()
 		time.Sleep(time.Minute)
 		s.Sweep(w.ctx)
 		if r := s.Sweep(w.ctx); r.Err != nil || w.has(id.Key()) {
-			t.Fatalf("its session is dead: %+v", r)
+			w.t.Fatalf("its session is dead: %+v", r)
 		}
 	})
 }
@@ -161,7 +161,7 @@ func TestASessionThatBeginsDuringTheListIsNotDead(t *testing.T) {
 			}}
 		})
 		if r := s.Sweep(w.ctx); r.Err != nil || r.Counts[sweep.Segment][sweep.InFlight].Objects != 1 {
-			t.Errorf("a segment of a session that has just begun: %+v", r)
+			w.t.Errorf("a segment of a session that has just begun: %+v", r)
 		}
 	})
 }
@@ -210,6 +210,7 @@ func TestInDoubtNothingIsDeleted(t *testing.T) {
 			w.must(w.bucket.Delete(w.ctx, w.state(tp0).Extents[0].Segment.Key()))
 		}, "named and gone", false},
 		"manifest unreadable": {func(w *world, n *node, p *sweep.Parts) {
+			synctest.Wait()
 			w.must(n.archive(tp0, 0))
 			synctest.Wait()
 			if len(w.state(tp0).Manifests) != 1 {
@@ -251,18 +252,18 @@ func TestInDoubtNothingIsDeleted(t *testing.T) {
 				for range 3 {
 					r := s.Sweep(w.ctx)
 					if r.Err == nil || !strings.Contains(r.Err.Error(), c.why) || r.Deleted.Objects != 0 {
-						t.Errorf("deleted %d, because of %v; want %q", r.Deleted.Objects, r.Err, c.why)
+						w.t.Errorf("deleted %d, because of %v; want %q", r.Deleted.Objects, r.Err, c.why)
 					}
 					if c.freezes && name != "another cluster in etcd" {
 						c.why = "frozen" // from the second sweep on
 					}
 				}
 				if !w.has(orphan.Key()) {
-					t.Error("garbage was deleted")
+					w.t.Error("garbage was deleted")
 				}
 				kvs, _, err := w.admin.Get(w.ctx, keys.GCFreeze())
 				if w.must(err); kvs[0].Exists() != (c.freezes || name == "frozen") {
-					t.Errorf("deletion is frozen: %q", kvs[0].Value)
+					w.t.Errorf("deletion is frozen: %q", kvs[0].Value)
 				}
 			})
 		})
@@ -285,11 +286,11 @@ func TestUnfreeze(t *testing.T) {
 		_, err := w.admin.Txn(w.ctx, metadata.Txn{Then: []metadata.Op{metadata.Delete(keys.GCMark())}})
 		w.must(err)
 		if r := s.Sweep(w.ctx); !r.Frozen {
-			t.Fatalf("a mark that etcd forgot: %+v", r)
+			w.t.Fatalf("a mark that etcd forgot: %+v", r)
 		}
 		w.must(s.Unfreeze(w.ctx))
 		if r := s.Sweep(w.ctx); r.Err != nil || w.has(orphan) {
-			t.Errorf("after the freeze was lifted: %+v", r)
+			w.t.Errorf("after the freeze was lifted: %+v", r)
 		}
 	})
 }
@@ -303,10 +304,10 @@ func TestASnapshotThatItsLeaderCouldNotPointTo(t *testing.T) {
 		w.must(w.bucket.Put(w.ctx, name.Key(), objstore.Body{data}))
 		s := w.sweeper(0, nil)
 		if r := s.Sweep(w.ctx); r.Err != nil || r.Counts[sweep.Snapshot][sweep.Waiting].Objects != 1 {
-			t.Fatalf("a snapshot of this history: %v, %v", r.Err, r.Counts)
+			w.t.Fatalf("a snapshot of this history: %v, %v", r.Err, r.Counts)
 		}
 		if r := s.Sweep(w.ctx); r.Err != nil || w.has(name.Key()) {
-			t.Errorf("it stays: %+v", r)
+			w.t.Errorf("it stays: %+v", r)
 		}
 		w.check()
 	})
@@ -316,6 +317,7 @@ func TestADroppedTopicsDataGoes(t *testing.T) {
 	bubble(t, func(w *world, n *node) {
 		w.must(n.flush(0, tp0))
 		w.must(n.flush(0, tp0))
+		synctest.Wait()
 		w.must(n.archive(tp0, 0))
 		w.must(n.flush(0, tp0))
 		again := tiering.TopicPartition{Topic: tiering.TopicID{10}} // re-created under the same name
@@ -325,17 +327,17 @@ func TestADroppedTopicsDataGoes(t *testing.T) {
 		s := w.sweeper(0, nil)
 		s.Sweep(w.ctx)
 		if r := s.Sweep(w.ctx); r.Err != nil || r.Deleted.Objects < 4 {
-			t.Fatalf("three segments and a manifest: %+v", r)
+			w.t.Fatalf("three segments and a manifest: %+v", r)
 		}
 		w.check()
 		named := w.named()
 		for key := range w.stored() {
 			if !named[key] {
-				t.Errorf("%s stays", key)
+				w.t.Errorf("%s stays", key)
 			}
 		}
 		if !named[w.state(again).Extents[0].Segment.Key()] {
-			t.Error("the new topic has lost its segment")
+			w.t.Error("the new topic has lost its segment")
 		}
 	})
 }
@@ -353,11 +355,11 @@ func TestCopiesAndClocks(t *testing.T) {
 		s := w.sweeper(0, nil)
 		s.Sweep(w.ctx)
 		if r := s.Sweep(w.ctx); r.Err != nil {
-			t.Fatal(r.Err)
+			w.t.Fatal(r.Err)
 		}
 		for i, want := range []bool{false, false, false, true, true, false, true} {
 			if w.has(all[i]) != want {
-				t.Errorf("%s is there: %v", all[i], !want)
+				w.t.Errorf("%s is there: %v", all[i], !want)
 			}
 		}
 	})
@@ -371,13 +373,13 @@ func TestSparseSegments(t *testing.T) {
 		var got []sweep.Sparse
 		s := w.sweeper(0, func(_ *sweep.Config, p *sweep.Parts) { p.Sparse = func(x []sweep.Sparse) { got = x } })
 		if r := s.Sweep(w.ctx); r.Err != nil || len(got) != 0 || r.Live != 3*extentBytes {
-			t.Fatalf("all of the segment is live: %+v, %v", r, got)
+			w.t.Fatalf("all of the segment is live: %+v, %v", r, got)
 		}
 		for _, tp := range []tiering.TopicPartition{other, third} {
 			w.must(n.change(tp, shard.Trim{Partition: tp, LogStart: 1}))
 		}
 		if r := s.Sweep(w.ctx); r.Err != nil || r.Sparse != 1 || len(got) != 1 || got[0].Live != extentBytes || got[0].Size != 3*extentBytes {
-			t.Errorf("a third of the segment is live: %+v, %v", r, got)
+			w.t.Errorf("a third of the segment is live: %+v, %v", r, got)
 		}
 	})
 }
@@ -410,7 +412,7 @@ func TestAClusterAtRestIsNotSwept(t *testing.T) {
 			time.Sleep(time.Minute)
 		}
 		if sweeps != 3 {
-			t.Errorf("%d sweeps; want one, one after the grace, and one for late uploads", sweeps)
+			w.t.Errorf("%d sweeps; want one, one after the grace, and one for late uploads", sweeps)
 		}
 		before := lists
 		for range 100 {
@@ -419,11 +421,11 @@ func TestAClusterAtRestIsNotSwept(t *testing.T) {
 			time.Sleep(time.Hour)
 		}
 		if lists != before {
-			t.Errorf("%d lists of a cluster at rest", lists-before)
+			w.t.Errorf("%d lists of a cluster at rest", lists-before)
 		}
 		w.must(n.flush(0, tp0))
 		if swept, err := s.Tick(w.ctx); !swept || err != nil {
-			t.Errorf("something was committed: swept %v, %v", swept, err)
+			w.t.Errorf("something was committed: swept %v, %v", swept, err)
 		}
 	})
 }
@@ -440,12 +442,12 @@ func TestADryRunChangesNothing(t *testing.T) {
 		})
 		for range 2 {
 			if r := s.Sweep(w.ctx); r.Err != nil || r.Deleted.Objects != 0 || r.Garbage().Objects != 1 {
-				t.Errorf("%+v", r)
+				w.t.Errorf("%+v", r)
 			}
 		}
 		infos, err := w.bucket.List(w.ctx, "gc/", "", 10)
 		if w.must(err); len(infos) != 0 || !w.has(orphan) || !slices.Equal(heard, []string{orphan, orphan}) {
-			t.Errorf("left %v, heard of %v", infos, heard)
+			w.t.Errorf("left %v, heard of %v", infos, heard)
 		}
 	})
 }

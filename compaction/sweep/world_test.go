@@ -96,11 +96,16 @@ type node struct {
 	stop    context.CancelFunc
 	ended   chan struct{}
 
-	mu   sync.Mutex // guards the following
-	next uint64
-	open map[uint64]bool
-	sub  map[tiering.ShardID]*sync.Mutex
-	seqs map[tiering.ShardID]uint64
+	mu    sync.Mutex // guards the following
+	next  uint64
+	open  map[uint64]bool
+	lanes map[tiering.ShardID]*lane // fixed
+}
+
+// lane numbers the submissions to one shard, one of which is under way.
+type lane struct {
+	mu  sync.Mutex // guards the following
+	seq uint64
 }
 
 type leaderSession struct{ *membership.Session }
@@ -110,7 +115,7 @@ func (s leaderSession) Node() int32 { return int32(s.NodeID()) }
 func (w *world) start(objects objstore.Store) *node {
 	w.t.Helper()
 	n := &node{w: w, objects: objects, open: map[uint64]bool{}, ended: make(chan struct{}),
-		sub: map[tiering.ShardID]*sync.Mutex{}, seqs: map[tiering.ShardID]uint64{}}
+		lanes: map[tiering.ShardID]*lane{}}
 	n.meta = w.server.Client(fmt.Sprintf("node %d", w.nonce()))
 	ctx, cancel := context.WithCancel(w.ctx)
 	n.ctx, n.stop = ctx, cancel
@@ -122,7 +127,7 @@ func (w *world) start(objects objstore.Store) *node {
 		w.t.Fatal(err)
 	}
 	for i := range w.cluster.Shards {
-		n.sub[tiering.ShardID(i)] = &sync.Mutex{}
+		n.lanes[tiering.ShardID(i)] = &lane{}
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -236,16 +241,17 @@ func (n *node) flush(hold time.Duration, tps ...tiering.TopicPartition) error {
 	var errs []error
 	for i, tp := range tps {
 		on := n.w.shard(tp)
-		n.sub[on].Lock()
-		n.seqs[on]++
-		sub := &shard.Submission{Session: n.session.ID(), Seq: n.seqs[on], Parts: []shard.Part{{
+		l := n.lanes[on]
+		l.mu.Lock()
+		l.seq++
+		sub := &shard.Submission{Session: n.session.ID(), Seq: l.seq, Parts: []shard.Part{{
 			Partition: tp, Segment: id, Position: tiering.Position(extentBytes * i),
 			Batches: []shard.Batch{{Length: extentBytes, Count: 1, MaxTimestamp: time.Now().UnixMilli(), ProducerID: -1}},
 		}}}
 		known, err := n.propose(on, func(d *shard.Draft) error { _, err := d.Submit(sub); return err })
 		definite = definite && known
 		errs = append(errs, err)
-		n.sub[on].Unlock()
+		l.mu.Unlock()
 	}
 	if definite {
 		done()
