@@ -67,6 +67,8 @@ type Config struct {
 	InlineRate  float64 // bytes per second
 	RollupAge   time.Duration
 	RollupBytes int64
+	CleanMemory int64         // of the keys of a pass of log compaction; 0: 64 MiB
+	CleanEvery  time.Duration // how often log compaction looks for work; 0: 15 seconds
 
 	CarryAge        time.Duration // after which records that no segment took along are stored by themselves; 0: 5 seconds
 	SnapshotRecords uint64        // journal records between two snapshots of a shard; 0: the journal's default
@@ -129,6 +131,7 @@ type Agent struct {
 	parts     Parts
 	keys      metadata.Keys
 	metrics   *metrics
+	cleaning  *cleaning
 	budget    *protocol.Budget // of produce requests
 	control   *protocol.Budget // of all others, so that a slow store does not stop them
 	cache     *cache.Cache
@@ -158,6 +161,12 @@ type Agent struct {
 
 // New returns an agent that does nothing yet.
 func New(cfg Config, parts Parts) (*Agent, error) {
+	if cfg.CleanMemory == 0 {
+		cfg.CleanMemory = 64 << 20
+	}
+	if cfg.CleanEvery == 0 {
+		cfg.CleanEvery = 15 * time.Second
+	}
 	if cfg.CarryAge == 0 {
 		cfg.CarryAge = 5 * time.Second
 	}
@@ -167,7 +176,7 @@ func New(cfg Config, parts Parts) (*Agent, error) {
 	}
 	a := &Agent{
 		cfg: cfg, parts: parts, keys: metadata.NewKeys(cfg.Cluster),
-		metrics: newMetrics(parts.Registry), budget: protocol.NewBudget(cfg.RequestMemory), control: protocol.NewBudget(controlMemory), cache: c,
+		metrics: newMetrics(parts.Registry), cleaning: newCleaning(parts.Registry), budget: protocol.NewBudget(cfg.RequestMemory), control: protocol.NewBudget(controlMemory), cache: c,
 		manifests: manifests.NewReader(parts.Objects, manifests.DefaultCapacity),
 		serving:   make(chan struct{}), ready: make(chan struct{}), refused: make(chan struct{}, 1),
 	}

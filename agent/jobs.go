@@ -40,6 +40,7 @@ func (a *Agent) newJobs(l *life) *jobs {
 func (a *Agent) runJobs(ctx context.Context, l *life, tasks *sync.WaitGroup) {
 	tasks.Go(func() { l.jobs.claims.run(ctx) })
 	tasks.Go(func() { a.rollUp(ctx, l) })
+	tasks.Go(func() { a.clean(ctx, l) })
 }
 
 // rollUp moves inline extents into segments from time to time.

@@ -45,6 +45,8 @@ func newNode(s *settings.Settings, id identity, p parts) (node, error) {
 		RollupAge:   s.RollupAge,
 		RollupBytes: int64(s.RollupSize),
 		CarryAge:    s.CarryAge,
+		CleanMemory: int64(s.CleanMemory),
+		CleanEvery:  s.CleanInterval,
 
 		Kafka:          kafkaSettings(s, p.objects.String()),
 		Groups:         groupSettings(s),

@@ -72,6 +72,8 @@ type Settings struct {
 	RollupAge       time.Duration
 	RollupSize      Bytes
 	CarryAge        time.Duration
+	CleanMemory     Bytes
+	CleanInterval   time.Duration
 
 	AutoCreateTopics         bool
 	NumPartitions            int

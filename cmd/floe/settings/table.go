@@ -228,6 +228,18 @@ var table = []Setting{
 		Why:     "Shorter: an agent that commits little through etcd pays more PUTs, up to one each time. Longer: if etcd is lost together with the agents, floe recover misses that much.",
 		field:   func(s *Settings) any { return &s.CarryAge },
 	},
+	{
+		Name: "clean-memory", Group: "Tiers", Default: "64MiB", Min: "1MiB", Max: "64GiB", Commands: serving,
+		Meaning: "memory in which one pass of log compaction holds the keys of a partition, some 30 bytes each",
+		Why:     "Smaller: a partition with more new keys than fit is read again for each part of them. Larger: it comes on top of memory-budget while a partition with that many keys is compacted. 64MiB are two million keys.",
+		field:   func(s *Settings) any { return &s.CleanMemory },
+	},
+	{
+		Name: "clean-interval", Group: "Tiers", Default: "15s", Min: "100ms", Max: "1h", Commands: serving,
+		Meaning: "how often log compaction looks for partitions that are due",
+		Why:     "Shorter: looking takes time where there are very many partitions. Longer: topics with short lags are compacted late. Kafka looks every 15s too.",
+		field:   func(s *Settings) any { return &s.CleanInterval },
+	},
 
 	{
 		Name: "auto-create-topics", Group: "Topics", Default: "true", Commands: serving,
