@@ -34,22 +34,18 @@ import (
 // ErrNoCluster says that the metadata store holds no cluster of that name.
 var ErrNoCluster = errors.New("no such cluster")
 
-// Manifests reads the extents that a manifest stands for, ascending; damage is an
-// objstore.ErrCorrupt or objstore.ErrNotFound.
-type Manifests func(ctx context.Context, tp tiering.TopicPartition, m shard.Manifest) ([]tiering.Extent, error)
-
 // Config says what to check.
 type Config struct {
-	Name      string // of the cluster
-	Meta      metadata.Store
-	Objects   objstore.Store
-	Manifests Manifests
-	Deep      bool          // read and verify every byte that is named
-	Parallel  int           // segments and shards at a time; 0: 8
-	Bound     time.Duration // how long an object may be without a name; 0: DefaultBound
-	Now       func() time.Time
-	// Row decodes a row of a coordinator; nil: rows are only counted.
-	Row func(space shard.Space, name, key string, value []byte) error
+	Name     string // of the cluster
+	Meta     metadata.Store
+	Objects  objstore.Store
+	Deep     bool          // read and verify every byte that is named
+	Parallel int           // segments and shards at a time; 0: 8
+	Bound    time.Duration // how long an object may be without a name; 0: DefaultBound
+	Now      func() time.Time
+	// Coordinators says what is wrong with the rows of the groups and transactional ids of a
+	// shard; nil: rows are only counted.
+	Coordinators func(id tiering.ShardID, s *shard.State) []error
 	// Progress hears how far a stage has come; it may be called concurrently. nil: nobody.
 	Progress func(stage string, done, total int64)
 }
@@ -213,16 +209,16 @@ func (c *checker) identify(ctx context.Context) error {
 
 // each calls f for every element, a bounded number at a time, and tells of the progress.
 func each[T any](ctx context.Context, c *checker, stage string, all []T, f func(context.Context, T) error) error {
-	g, ctx := errgroup.WithContext(ctx)
+	g, work := errgroup.WithContext(ctx)
 	g.SetLimit(c.Parallel)
 	done, total := int64(0), int64(len(all))
 	c.Progress(stage, 0, total)
 	for _, x := range all {
-		if ctx.Err() != nil {
+		if work.Err() != nil {
 			break
 		}
 		g.Go(func() error {
-			err := f(ctx, x)
+			err := f(work, x)
 			c.mu.Lock()
 			done++
 			at := done

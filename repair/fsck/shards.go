@@ -102,19 +102,19 @@ func (c *checker) rows(w *world, id tiering.ShardID, s *shard.State) {
 	n := 0
 	for _, space := range []shard.Space{shard.Groups, shard.Transactions} {
 		for _, name := range s.Names(space) {
-			for key, value := range s.Rows(space, name) {
+			for range s.Rows(space, name) {
 				n++
-				if c.Row == nil {
-					continue
-				}
-				if err := c.Row(space, name, key, value); err != nil {
-					w.found(id, Finding{Damage, "coordinator", id, "", -1, -1, -1, "", fmt.Sprintf("row %q of %q: %v", key, name, err), remedyReport})
-				}
 			}
 		}
 	}
 	groups := len(s.GroupNames())
 	c.count(func(t *Totals) { t.Rows += n; t.Groups += groups })
+	if c.Coordinators == nil {
+		return
+	}
+	for _, err := range c.Coordinators(id, s) {
+		w.found(id, Finding{Damage, "coordinator", id, "", -1, -1, -1, "", err.Error(), remedyReport})
+	}
 }
 
 // partition checks one partition and files the segments that it names.
@@ -133,7 +133,7 @@ func (c *checker) partition(ctx context.Context, w *world, id tiering.ShardID, t
 	}
 	extents := []tiering.Extent{}
 	for _, m := range p.Manifests {
-		list, err := c.manifest(ctx, tp, m)
+		list, err := stored.Manifest(ctx, c.Objects, c.id, tp, m)
 		w.mu.Lock()
 		w.manifests[m.Object] = true
 		w.mu.Unlock()
@@ -169,29 +169,6 @@ func (c *checker) partition(ctx context.Context, w *world, id tiering.ShardID, t
 	manifests := len(p.Manifests)
 	c.count(func(t *Totals) { t.Partitions++; t.Manifests += manifests })
 	return nil
-}
-
-func (c *checker) manifest(ctx context.Context, tp tiering.TopicPartition, m shard.Manifest) ([]tiering.Extent, error) {
-	if c.Manifests == nil {
-		return nil, errors.New("this check was given no reader of manifests")
-	}
-	list, err := c.Manifests(ctx, tp, m)
-	if err != nil {
-		return nil, err
-	}
-	bytes := int64(0)
-	next := m.Base
-	for _, e := range list {
-		if e.Base != next {
-			return nil, fmt.Errorf("%w: its extent at offset %d does not follow offset %d", objstore.ErrCorrupt, e.Base, next)
-		}
-		next = e.End()
-		bytes += int64(e.Length)
-	}
-	if next != m.End() || bytes != m.Bytes {
-		return nil, fmt.Errorf("%w: it holds offsets up to %d and names %d bytes, its shard says %d and %d", objstore.ErrCorrupt, next, bytes, m.End(), m.Bytes)
-	}
-	return list, nil
 }
 
 // file notes which segments extents name, and checks those that carry their own bytes.

@@ -40,6 +40,8 @@ const (
 	// clockSkew is how far the clocks of store and agents may lie apart. Smaller calls objects garbage
 	// that a recovery may need. Larger calls garbage needed for longer.
 	clockSkew = time.Hour
+	// sweepersPrefix begins the keys of what the sweeper stores for itself.
+	sweepersPrefix = "gc/"
 	// keptCopies is how many copies of the catalogue are kept.
 	keptCopies = 2
 )
@@ -147,7 +149,7 @@ func (j *judge) isNamed(key string) bool {
 	if id, err := tiering.ParseManifestKey(key); err == nil {
 		return j.named.manifests[id]
 	}
-	return j.named.snapshots[key] || j.copies[key]
+	return j.named.snapshots[key] || j.copies[key] || strings.HasPrefix(key, sweepersPrefix)
 }
 
 // class says why nothing names an object.

@@ -3,7 +3,6 @@ package recovery
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -12,6 +11,7 @@ import (
 	"github.com/floelog/floe/metadata/catalogue"
 	"github.com/floelog/floe/metadata/shard"
 	"github.com/floelog/floe/protocol/batch"
+	"github.com/floelog/floe/repair/stored"
 	"github.com/floelog/floe/tiering"
 	"github.com/floelog/floe/tiering/segment"
 )
@@ -62,10 +62,7 @@ func (p *Plan) named(ctx context.Context) (map[chunkName]bool, error) {
 				out[chunkName{e.Segment, s.id}] = true
 			}
 			for _, m := range part.Manifests {
-				if p.cfg.Manifests == nil {
-					return nil, errors.New("this recovery was given no reader of manifests")
-				}
-				extents, err := p.cfg.Manifests(ctx, tp, m)
+				extents, err := stored.Manifest(ctx, p.cfg.Objects, p.id, tp, m)
 				if unreadable(err) {
 					s.problem("manifest %s cannot be used: %v", m.Object.ManifestKey(), err)
 					continue

@@ -63,19 +63,15 @@ const (
 	baseSlack = 5 * time.Second
 )
 
-// Manifests reads the extents that a manifest stands for.
-type Manifests func(ctx context.Context, tp tiering.TopicPartition, m shard.Manifest) ([]tiering.Extent, error)
-
 // Transactions tells of a transactional producer what its coordinator knows: the number of its
 // transaction that is open or being ended; false if there is none of that epoch.
 type Transactions func(producer int64, epoch int16) (number int64, ok bool)
 
 // Config says what to rebuild from what.
 type Config struct {
-	Name      string // of the cluster
-	Meta      metadata.Store
-	Objects   objstore.Store
-	Manifests Manifests
+	Name    string // of the cluster
+	Meta    metadata.Store
+	Objects objstore.Store
 	// Coordinators returns what the rows of coordinators in all states say of transactions.
 	Coordinators func(states []*shard.State) Transactions
 	Over         bool // keys that are there, of an older state that was restored, are taken in and written over
