@@ -1,0 +1,182 @@
+package compaction
+
+import (
+	"cmp"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/floelog/floe/compaction/plan"
+	"github.com/floelog/floe/metadata/shard"
+	"github.com/floelog/floe/tiering"
+)
+
+// look is what a shard's view showed.
+type look struct {
+	seq   uint64
+	found []candidate
+	old   []archivable
+	since map[tiering.TopicPartition]time.Time // since when a partition has had candidates
+	most  int                                  // extents of one partition
+}
+
+// candidate is a run that is worth merging.
+type candidate struct {
+	shard     tiering.ShardID
+	partition tiering.TopicPartition
+	extents   []tiering.Extent
+	epochs    []shard.EpochStart
+	bytes     int64
+	why       plan.Why
+	since     time.Time
+}
+
+// archivable is a run that is to move into a manifest.
+type archivable struct {
+	shard     tiering.ShardID
+	partition tiering.TopicPartition
+	extents   []tiering.Extent
+}
+
+// pack is what one segment is to hold.
+type pack struct {
+	level uint8
+	of    []candidate
+	bytes int64
+}
+
+// look brings looks up to date: shards whose views have not moved are passed over.
+func (m *Merger) look() {
+	claimed := m.parts.Claims.Claimed()
+	for id := range m.looks {
+		if !slices.Contains(claimed, id) {
+			delete(m.looks, id)
+		}
+	}
+	backlog, most := int64(0), 0
+	for _, id := range claimed {
+		l := m.looks[id]
+		if l == nil || l.seq != m.parts.Journals.View(id).Seq() {
+			l = m.lookAt(id, l)
+			m.looks[id] = l
+		}
+		for i := range l.found {
+			backlog += l.found[i].bytes
+		}
+		most = max(most, l.most)
+	}
+	m.count(func(s *MergeStats) { s.Backlog, s.MostExtents = backlog, most })
+}
+
+// snapshot is what a plan needs of a partition.
+type snapshot struct {
+	partition tiering.TopicPartition
+	extents   []tiering.Extent
+	epochs    []shard.EpochStart
+	cleaned   tiering.Offset
+}
+
+// lookAt plans for all partitions of a shard. The view is locked while slices are taken from it,
+// no longer.
+func (m *Merger) lookAt(id tiering.ShardID, before *look) *look {
+	l := &look{since: map[tiering.TopicPartition]time.Time{}}
+	var all []snapshot
+	m.parts.Journals.View(id).Read(func(s *shard.State) {
+		l.seq = s.Seq
+		for _, tp := range s.Partitions() {
+			if p := s.Partition(tp); len(p.Extents) > 1 {
+				all = append(all, snapshot{tp, p.Extents, p.Epochs, p.Cleaned})
+			}
+		}
+	})
+	now := m.parts.Now()
+	for i := range all {
+		p := &all[i]
+		l.most = max(l.most, len(p.extents))
+		policy, ok := m.parts.Policies.Policy(p.partition.Topic)
+		if !ok {
+			continue
+		}
+		in := plan.Partition{Extents: p.extents, SegmentBytes: policy.SegmentBytes, SegmentMs: policy.SegmentAge.Milliseconds()}
+		if policy.SegmentAge <= 0 || policy.SegmentAge == math.MaxInt64 {
+			in.SegmentMs = 0
+		}
+		if policy.Compact {
+			in.Cleaned = p.cleaned
+		}
+		merges := m.cfg.Rules.Merges(&in)
+		if len(merges) > 0 {
+			m.note(l, before, id, p, merges, now)
+		}
+		if n := m.cfg.Rules.Archive(&in, merges); n > 0 && !policy.Compact {
+			l.old = append(l.old, archivable{id, p.partition, p.extents[:n:n]})
+		}
+	}
+	return l
+}
+
+// note adds the candidates of a partition to a look.
+func (m *Merger) note(l, before *look, id tiering.ShardID, p *snapshot, merges []plan.Merge, now time.Time) {
+	since := now
+	if before != nil {
+		if at, ok := before.since[p.partition]; ok {
+			since = at
+		}
+	}
+	l.since[p.partition] = since
+	for _, g := range merges {
+		l.found = append(l.found, candidate{id, p.partition, p.extents[g.From:g.To:g.To], p.epochs, g.Bytes, g.Why, since})
+	}
+}
+
+// due returns the candidates whose time has come.
+func (m *Merger) due() (out []candidate) {
+	now := m.parts.Now()
+	var tiers []candidate
+	var bytes int64
+	old := false
+	for _, l := range m.looks {
+		for _, c := range l.found {
+			switch f, failed := m.failed[c.partition]; {
+			case failed && now.Before(f.until):
+			case c.why == plan.Tier:
+				tiers = append(tiers, c)
+				bytes += c.bytes
+				old = old || now.Sub(c.since) >= m.cfg.Age
+			default:
+				out = append(out, c)
+			}
+		}
+	}
+	if old || bytes >= m.cfg.Rules.Target || len(tiers) >= maxRuns {
+		out = append(out, tiers...)
+		for _, c := range tiers {
+			m.looks[c.shard].since[c.partition] = now // what comes next waits anew
+		}
+	}
+	return out
+}
+
+// packs says which candidates become one segment: those that make a large extent alone, the
+// others together, in the order in which a segment holds them.
+func (m *Merger) packs(due []candidate) (out []pack) {
+	slices.SortFunc(due, func(a, b candidate) int {
+		return cmp.Or(cmp.Compare(a.shard, b.shard), a.partition.Compare(b.partition), cmp.Compare(a.extents[0].Base, b.extents[0].Base))
+	})
+	var small pack
+	for _, c := range due {
+		if c.why == plan.Full || c.bytes >= m.cfg.Rules.Target/4 {
+			out = append(out, pack{2, []candidate{c}, c.bytes})
+			continue
+		}
+		if n := len(small.of); n > 0 && (small.bytes+c.bytes > m.cfg.Rules.Target || n == maxRuns) {
+			out = append(out, small)
+			small = pack{}
+		}
+		small = pack{1, append(small.of, c), small.bytes + c.bytes}
+	}
+	if len(small.of) > 0 {
+		out = append(out, small)
+	}
+	return out
+}
