@@ -9,6 +9,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/floelog/floe/compaction/clean"
+	"github.com/floelog/floe/compaction/retain"
+	"github.com/floelog/floe/compaction/sweep"
 	"github.com/floelog/floe/metadata"
 )
 
@@ -20,7 +22,7 @@ const cleanRun = 32 << 20
 func (a *Agent) clean(ctx context.Context, l *life) {
 	c := clean.New(clean.Config{Memory: a.cfg.CleanMemory, RunBytes: cleanRun}, clean.Parts{
 		Journals: l.jobs.journals, Claims: l.jobs.claims, Policies: l.jobs.policies, Reader: a.cache, Manifests: a.manifests,
-		Writer: l.jobs.writer, Now: time.Now, Log: a.parts.Log,
+		Writer: l.jobs.writer, Clock: a.newClock(l).Check, Now: time.Now, Log: a.parts.Log,
 	})
 	a.cleaning.follow(c.Stats)
 	defer a.cleaning.follow(nil)
@@ -38,6 +40,15 @@ func (a *Agent) clean(ctx context.Context, l *life) {
 				a.parts.Log.Warn("log compaction failed; it is tried again", "err", err)
 			}
 		}
+	}
+}
+
+// newClock returns a comparison of this agent's clock with the object store's, for one job.
+func (a *Agent) newClock(l *life) *retain.Clock {
+	began := time.Now()
+	return &retain.Clock{
+		Objects: a.parts.Objects, Now: time.Now, Passed: func() time.Duration { return time.Since(began) },
+		Key: func() string { return sweep.ClockKey(l.session.ID(), nonce()) },
 	}
 }
 

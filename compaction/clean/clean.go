@@ -25,7 +25,7 @@
 // thus drops tombstones an hour early, and consumers that were offline for nearly all of
 // delete.retention.ms may not see them; a slow clock keeps them longer. Values of keys are
 // never lost by a wrong clock. An agent whose clock disagrees with the object store's
-// (Parts.Trusted) compacts nothing.
+// (Parts.Clock) compacts nothing.
 //
 // A Cleaner's Tick is called by one goroutine; Stats by any.
 package clean
@@ -65,10 +65,11 @@ type Parts struct {
 	// Pace is told the bytes that are about to be read and written, and returns when there is
 	// room for them; nil: at full speed.
 	Pace func(ctx context.Context, bytes int64) error
-	// Trusted reports whether this agent's clock agrees with others; nil: always.
-	Trusted func(ctx context.Context) bool
-	Now     func() time.Time
-	Log     *slog.Logger
+	// Clock returns an error while this agent's clock is not to be believed; nil: never. It is
+	// asked only when there is something to compact.
+	Clock func(ctx context.Context) error
+	Now   func() time.Time
+	Log   *slog.Logger
 }
 
 // Cleaner compacts the partitions of the shards that this agent claims.
@@ -76,6 +77,7 @@ type Cleaner struct {
 	cfg   Config
 	parts Parts
 	memos map[tiering.TopicPartition]*memo
+	doubt bool // the clock was not believed when last asked
 
 	mu    sync.Mutex // guards the following
 	stats Stats
@@ -113,8 +115,8 @@ func New(cfg Config, parts Parts) *Cleaner {
 	if parts.Pace == nil {
 		parts.Pace = func(context.Context, int64) error { return nil }
 	}
-	if parts.Trusted == nil {
-		parts.Trusted = func(context.Context) bool { return true }
+	if parts.Clock == nil {
+		parts.Clock = func(context.Context) error { return nil }
 	}
 	return &Cleaner{cfg: cfg, parts: parts, memos: map[tiering.TopicPartition]*memo{}}
 }
@@ -138,7 +140,10 @@ func (c *Cleaner) count(f func(*Stats)) {
 func (c *Cleaner) Tick(ctx context.Context) (more bool, err error) {
 	ctx = objstore.WithPurpose(ctx, objstore.Clean)
 	targets, err := c.due(ctx)
-	if err != nil || len(targets) == 0 || !c.parts.Trusted(ctx) {
+	if err != nil || len(targets) == 0 {
+		return false, err
+	}
+	if err := c.believe(ctx); err != nil || c.doubt {
 		return false, err
 	}
 	var errs []error
@@ -157,6 +162,17 @@ func (c *Cleaner) Tick(ctx context.Context) (more bool, err error) {
 		}
 	}
 	return more, errors.Join(errs...)
+}
+
+// believe asks about the clock and sets doubt; it returns an error when doubt begins.
+func (c *Cleaner) believe(ctx context.Context) error {
+	err := c.parts.Clock(ctx)
+	begins := err != nil && !c.doubt
+	c.doubt = err != nil
+	if begins {
+		return fmt.Errorf("nothing is compacted until the clock can be believed: %w", err)
+	}
+	return nil
 }
 
 // look is what one look at a partition's state showed.

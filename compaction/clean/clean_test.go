@@ -138,10 +138,9 @@ func TestWhenAPartitionIsDue(t *testing.T) {
 			w.policy.MaxCompactionLag = time.Hour
 			time.Sleep(2 * time.Hour)
 		}, true},
-		"another agent's":            {func(w *world) { w.mine = false }, false},
-		"not compacted":              {func(w *world) { w.policy.Compact = false }, false},
-		"unknown":                    {func(w *world) { w.known = false }, false},
-		"a clock that nobody trusts": {func(w *world) { w.trusted = false }, false},
+		"another agent's": {func(w *world) { w.mine = false }, false},
+		"not compacted":   {func(w *world) { w.policy.Compact = false }, false},
+		"unknown":         {func(w *world) { w.known = false }, false},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -303,6 +302,25 @@ func TestADamagedExtent(t *testing.T) {
 		}
 		if w.State(w.tp).Cleaned != 0 {
 			t.Error("it says that it was compacted")
+		}
+	})
+}
+
+// A clock that is wrong is reported once, and nothing is compacted until it is right.
+func TestAClockThatIsNotBelieved(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.clock = errors.New("an hour ahead")
+		if _, err := w.Tick(t.Context()); !errors.Is(err, w.clock) {
+			t.Errorf("error %v", err)
+		}
+		if _, err := w.Tick(t.Context()); err != nil || w.reads > 0 {
+			t.Errorf("error %v, %d reads", err, w.reads)
+		}
+		w.clock = nil
+		w.tick()
+		w.thin()
+		if s := w.Stats(); s.Passes != 1 {
+			t.Errorf("%+v", s)
 		}
 	})
 }

@@ -49,7 +49,7 @@ type world struct {
 	policy    job.Policy
 	known     bool
 	mine      bool
-	trusted   bool
+	clock     error // what is wrong with it
 	manifests map[tiering.SegmentID][]tiering.Extent
 	meddle    func() // called before each read of the cleaner's
 	reads     int
@@ -63,11 +63,11 @@ type world struct {
 
 func newWorld(t *testing.T, seed, memory uint64) *world {
 	w := &world{World: jobtest.New(t, 2), t: t, r: rand.New(rand.NewPCG(seed, 2)), tp: tiering.TopicPartition{Topic: tiering.TopicID{3}, Partition: 1},
-		known: true, mine: true, trusted: true, manifests: map[tiering.SegmentID][]tiering.Extent{}, outcome: []string{"commit"}, meddle: func() {},
+		known: true, mine: true, manifests: map[tiering.SegmentID][]tiering.Extent{}, outcome: []string{"commit"}, meddle: func() {},
 		policy: job.Policy{Compact: true, DeleteRetention: time.Hour, Retention: -1, RetentionBytes: -1, MaxCompactionLag: math.MaxInt64}}
 	w.Cleaner = clean.New(clean.Config{Memory: int64(memory), RunBytes: 4 << 10}, clean.Parts{
 		Journals: w, Claims: w, Policies: w, Reader: w, Manifests: w, Writer: w.writer(), Now: time.Now,
-		Trusted: func(context.Context) bool { return w.trusted }, Log: slog.New(slog.DiscardHandler),
+		Clock: func(context.Context) error { return w.clock }, Log: slog.New(slog.DiscardHandler),
 	})
 	return w
 }
