@@ -254,7 +254,7 @@ func (c *Cache) prefetch(key blockKey, fill int64, how order, st *stream) bool {
 		return false
 	}
 	if err := c.start(b, fill, how, by, true); err != nil {
-		<-by.slots // closed: the read that asked will hear of it if it needs the store
+		by.leave() // closed: the read that asked will hear of it if it needs the store
 		s.forgetEmpty(b)
 		return false
 	}
@@ -270,12 +270,7 @@ func (c *Cache) mayFetchAhead(n int64, by route) bool {
 	if c.ahead.Load()+n > max(c.opts.Capacity/aheadShare, c.opts.BlockSize) && !c.ledger.hasRoom(n) {
 		return false
 	}
-	select {
-	case by.slots <- struct{}{}:
-		return true
-	default:
-		return false
-	}
+	return by.tryEnter()
 }
 
 // streamAt returns the stream that was last known to be at, or to come to, a place; or nil.

@@ -61,6 +61,10 @@ const (
 	DefaultReadAhead = 16
 )
 
+// warmShare says how many slots there are that lagging readers never have: one for eight. Not
+// fewer: what the tail reads would wait for a replay's GETs. Not more: each may hold a block.
+const warmShare = 8
+
 const (
 	minBlockSize = 4 << 10
 	minBlocks    = 4 // the capacity must hold: two in flight and two cached
@@ -71,7 +75,7 @@ const (
 type Options struct {
 	Capacity  int64 // bytes held at most, at least four blocks
 	BlockSize int64 // bytes
-	MaxGets   int   // at a time; fewer if their blocks would fill half of the capacity
+	MaxGets   int   // at a time, and an eighth more for readers that do not lag; fewer if their blocks would fill half of the capacity
 	ReadAhead int   // blocks fetched ahead of a sequential reader; negative for none
 
 	// Whole returns the bytes of the whole batches at the start of the slices, whatever they
@@ -149,6 +153,7 @@ type Cache struct {
 	parts  Parts
 	opts   Options
 	slots  chan struct{} // one element per load in flight from disk or store
+	cold   chan struct{} // one element per load in flight for a lagging reader
 	asks   chan struct{} // one element per load in flight from another agent; nil without a zone
 	serves chan struct{} // one element per answer to another agent
 	ledger *ledger
@@ -189,13 +194,15 @@ func NewOver(parts Parts, opts Options) (*Cache, error) {
 		return nil, err
 	}
 	c := &Cache{parts: parts, opts: opts, ledger: newLedger(opts.Capacity, opts.BlockSize)}
-	own := opts.MaxGets
+	extra := opts.MaxGets / warmShare
+	own := min(opts.MaxGets+extra, int(opts.Capacity/2/opts.BlockSize))
 	if parts.Zone != nil {
 		// Both kinds of loads hold memory, and those of one must not wait for the other's.
 		own = max(1, int(min(int64(own), opts.Capacity/4/opts.BlockSize)))
 		c.asks = make(chan struct{}, own)
 	}
 	c.slots, c.serves = make(chan struct{}, own), make(chan struct{}, maxServes)
+	c.cold = make(chan struct{}, max(1, own-extra))
 	for i := range c.stripes {
 		c.stripes[i].blocks = make(map[blockKey]*block)
 		c.stripes[i].tails = make(map[tiering.SegmentID]*tail)

@@ -41,9 +41,9 @@ type Zone interface {
 	// Owner returns the address of the agent that owns the block of a segment that starts at
 	// a position, or false if that is this agent, or none that answers. It does not wait.
 	Owner(segment tiering.SegmentID, start int64) (addr string, elsewhere bool)
-	// Ask returns the bytes of a piece from the agent at addr, which the caller owns. ctx
-	// carries the objstore.Purpose.
-	Ask(ctx context.Context, addr string, p Piece) ([]byte, error)
+	// Ask returns the bytes of a piece from the agent at addr, which the caller owns, within a
+	// bounded time. ctx carries the objstore.Purpose; cold is that of Range.
+	Ask(ctx context.Context, addr string, p Piece, cold bool) ([]byte, error)
 }
 
 // order says what a load is for.
@@ -65,18 +65,23 @@ type flight struct {
 // route is where a load goes: to another agent first, or not.
 type route struct {
 	slots chan struct{}
-	owner string // empty: no other agent is asked
+	cold  chan struct{} // taken before a slot by loads for lagging readers; nil for others
+	owner string        // empty: no other agent is asked
 }
 
 // route decides where a block is loaded from.
 func (c *Cache) route(b *block, how order) route {
+	var cold chan struct{}
+	if how.cold {
+		cold = c.cold
+	}
 	if c.parts.Zone != nil && !how.here && !b.fresh {
 		start := b.key.n * c.opts.BlockSize
 		if owner, ok := c.parts.Zone.Owner(b.key.segment, start); ok && !c.onDisk(b, start) {
-			return route{c.asks, owner}
+			return route{c.asks, cold, owner}
 		}
 	}
-	return route{slots: c.slots}
+	return route{slots: c.slots, cold: cold}
 }
 
 // onDisk reports whether the disk has what comes next of a block.
@@ -99,16 +104,57 @@ func (c *Cache) start(b *block, to int64, how order, by route, hasSlot bool) err
 	c.fetches.Add(1)
 	go func() {
 		defer c.fetches.Done()
-		if !hasSlot && !c.take(by.slots) {
+		if !hasSlot && !c.enter(by) {
 			c.land(b, f, nil, 0, ErrClosed)
 			return
 		}
 		c.forgetEvicted(c.ledger.reserve(to - from))
 		piece, err := c.load(b, from, to, how, by.owner)
 		c.land(b, f, piece, to-from, err)
-		<-by.slots // after land, so that reservations never exceed those of all slots
+		by.leave() // after land, so that reservations never exceed those of all slots
 	}()
 	return nil
+}
+
+// enter waits for a slot of the route; false if the cache was closed first.
+func (c *Cache) enter(by route) bool {
+	if by.cold != nil && !c.take(by.cold) {
+		return false
+	}
+	if !c.take(by.slots) {
+		by.leaveCold()
+		return false
+	}
+	return true
+}
+
+// tryEnter takes a slot of the route if one is free.
+func (by route) tryEnter() bool {
+	if by.cold != nil {
+		select {
+		case by.cold <- struct{}{}:
+		default:
+			return false
+		}
+	}
+	select {
+	case by.slots <- struct{}{}:
+		return true
+	default:
+		by.leaveCold()
+		return false
+	}
+}
+
+func (by route) leave() {
+	<-by.slots
+	by.leaveCold()
+}
+
+func (by route) leaveCold() {
+	if by.cold != nil {
+		<-by.cold
+	}
 }
 
 // take waits for a slot; false if the cache was closed first.
@@ -135,7 +181,7 @@ func (c *Cache) load(b *block, from, to int64, how order, owner string) ([]byte,
 		}
 	}
 	if owner != "" {
-		piece, err := c.parts.Zone.Ask(ctx, owner, p)
+		piece, err := c.parts.Zone.Ask(ctx, owner, p, how.cold)
 		if err == nil && int64(len(piece)) == p.Length {
 			c.peerHits.Add(1)
 			c.peerBytes.Add(p.Length)
