@@ -195,3 +195,49 @@ func TestFetchMemoryIsGivenBack(t *testing.T) {
 		t.Error("100 answers of 1,000 bytes hold 2 MiB")
 	}
 }
+
+// Answers of consumers that lag have memory of their own: when it is in use, others do not wait.
+func TestFetchMemoryOfThoseThatLagIsApart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(s *kafka.Settings) { s.FetchMemory, s.FetchLaggingMemory = 4*batchSize, batchSize })
+		topic := w.create("t", 1)
+		lagging := true
+		w.reader.fetch = func(ctx context.Context, req kafka.FetchRequest) []kafka.FetchResult {
+			n, ok := req.Admit(ctx, lagging, 1000)
+			if !ok {
+				return []kafka.FetchResult{{}}
+			}
+			return []kafka.FetchResult{{Records: [][]byte{make([]byte, n)}, Lagging: lagging}}
+		}
+		fetch := func() (*protocol.Pending, time.Duration) {
+			began := time.Now()
+			p := <-w.begin(request(fetchReq(12, fromPartition{topic, 0, -1})))
+			return p, time.Since(began)
+		}
+		first, _ := fetch()
+		if _, took := fetch(); took != 5*time.Second {
+			t.Errorf("another consumer that lags was answered after %v, want without records after 5 s", took)
+		}
+		lagging = false
+		for range 3 {
+			if _, took := fetch(); took != 0 {
+				t.Errorf("a consumer that keeps up waited for %v", took)
+			}
+		}
+		lagging = true
+		first.Response().Release()
+		if _, took := fetch(); took != 0 {
+			t.Errorf("memory that was given back is waited for: %v", took)
+		}
+	})
+}
+
+func TestFetchMemoryIsDivided(t *testing.T) {
+	for lagging, ok := range map[int64]bool{-1: false, 0: true, 99 << 20: true, 100 << 20: false, 101 << 20: false} {
+		s := kafka.DefaultSettings()
+		s.FetchMemory, s.FetchLaggingMemory = 100<<20, lagging
+		if err := s.Validate(); (err == nil) != ok {
+			t.Errorf("%d of %d bytes for those that lag: %v", lagging, s.FetchMemory, err)
+		}
+	}
+}

@@ -151,6 +151,7 @@ func TestRefusals(t *testing.T) {
 		{"cache and answers fill the budget", settings.Dev, []string{"--cache-size", "360MiB"}, nil, "", []string{"--cache-size", "32MiB"}},
 		{"requests beyond what answers leave", settings.Dev, []string{"--max-request-bytes", "200MiB"}, nil, "", []string{"--max-request-bytes", "192MiB"}},
 		{"answers beyond their quarter", settings.Dev, []string{"--fetch-max-bytes", "130MiB"}, nil, "", []string{"--fetch-max-bytes", "128MiB"}},
+		{"answers to those far behind take all", settings.Dev, []string{"--fetch-lagging-memory", "128MiB"}, nil, "", []string{"--fetch-lagging-memory", "128MiB", "smaller"}},
 		{"requests beyond the budget", settings.Dev, []string{"--max-request-bytes", "500MiB"}, nil, "", []string{"--max-request-bytes"}},
 		{"batches beyond requests", settings.Dev, []string{"--max-request-bytes", "1MiB"}, nil, "", []string{"message-max-bytes"}},
 		{"sessions upside down", settings.Dev, []string{"--group-min-session-timeout", "1h"}, nil, "", []string{"--group-min-session-timeout: 1h", "group-max-session-timeout, 30m"}},
