@@ -48,6 +48,14 @@ type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
+// exitError ends the program with a code of its own.
+type exitError struct {
+	code int
+	error
+}
+
+func (e exitError) Unwrap() error { return e.error }
+
 // run executes one command line and returns the exit code.
 func run(p process) int {
 	root := rootCommand(p)
@@ -59,6 +67,10 @@ func run(p process) int {
 		return exitOK
 	}
 	fmt.Fprintf(p.stderr, "floe: %s\n", oneLine(err))
+	var exit exitError
+	if errors.As(err, &exit) {
+		return exit.code
+	}
 	var setting *settings.Error
 	var usage usageError
 	if errors.As(err, &setting) || errors.As(err, &usage) {
@@ -90,7 +102,7 @@ func rootCommand(p process) *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w (%s --help lists the flags)", err, cmd.CommandPath())}
 	})
-	root.AddCommand(devCommand(p), agentCommand(p), groupCommand(p), txnCommand(p), costCommand(p), inspectCommand(p), settingsCommand(p), versionCommand(p))
+	root.AddCommand(devCommand(p), agentCommand(p), groupCommand(p), txnCommand(p), costCommand(p), inspectCommand(p), fsckCommand(p), recoverCommand(p), settingsCommand(p), versionCommand(p))
 	return root
 }
 
