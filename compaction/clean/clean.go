@@ -51,6 +51,12 @@ type Config struct {
 	Memory int64
 	// RunBytes is how many bytes are replaced at a time, and how large an extent becomes.
 	RunBytes int64
+
+	// A partition with fewer than MinBytes that were not compacted waits until SmallAfter has
+	// passed since its last pass: each costs a PUT at least, however small the partition is.
+	// max.compaction.lag.ms is kept all the same.
+	MinBytes   int64
+	SmallAfter time.Duration
 }
 
 // Parts are what a Cleaner works with. It needs all but those that say so.

@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/floelog/floe/compaction/clean"
 	"github.com/floelog/floe/metadata/shard"
 	"github.com/floelog/floe/tiering"
 	"github.com/floelog/floe/tiering/objstore"
@@ -154,6 +155,35 @@ func TestWhenAPartitionIsDue(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Little that is new is compacted from time to time only, much of it at once.
+func TestSmallPartitionsWait(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.anew(clean.Config{Memory: 1 << 20, RunBytes: 1 << 20, MinBytes: 10 << 10, SmallAfter: 10 * time.Minute})
+		passes := func(want int64) {
+			t.Helper()
+			if w.tick(); w.Stats().Passes != want {
+				t.Errorf("%d passes, want %d", w.Stats().Passes, want)
+			}
+		}
+		passes(0)
+		time.Sleep(11 * time.Minute)
+		passes(1)
+		w.put("k0", "x")
+		w.put("k0", "y")
+		passes(1)
+		large := make([]byte, 64<<10)
+		for i := range large {
+			large[i] = byte(w.r.Uint32())
+		}
+		w.put("k1", string(large))
+		passes(2)
+		w.put("k0", "x")
+		w.policy.MaxCompactionLag = time.Minute
+		time.Sleep(2 * time.Minute)
+		passes(3)
+	})
 }
 
 // What is merged meanwhile does not make the oldest record younger.

@@ -48,13 +48,14 @@ type memo struct {
 	oldest   int64
 	oldestAt tiering.Offset
 
+	passed    time.Time // when the last pass ended, or the partition was first seen
 	notBefore time.Time // because the last pass failed
 }
 
 func (c *Cleaner) memo(tp tiering.TopicPartition) *memo {
 	m := c.memos[tp]
 	if m == nil {
-		m = &memo{oldestAt: -1}
+		m = &memo{oldestAt: -1, passed: c.parts.Now()}
 		c.memos[tp] = m
 	}
 	return m
@@ -82,17 +83,17 @@ func (c *Cleaner) due(ctx context.Context) ([]target, error) {
 		if now.Before(m.notBefore) {
 			continue
 		}
-		overdue := false
-		if t.ratio() <= t.policy.MinDirtyRatio {
+		due := t.ratio() > t.policy.MinDirtyRatio && (t.dirty >= c.cfg.MinBytes || now.Sub(m.passed) >= c.cfg.SmallAfter)
+		if !due {
 			var err error
-			if overdue, err = c.overdue(ctx, t, m, now); err != nil {
+			if due, err = c.overdue(ctx, t, m, now); err != nil {
 				if ctx.Err() != nil {
 					return nil, err
 				}
-				overdue = true // the pass will say what is wrong
+				due = true // the pass will say what is wrong
 			}
 		}
-		if overdue || t.ratio() > t.policy.MinDirtyRatio {
+		if due {
 			out = append(out, t)
 		}
 	}

@@ -38,7 +38,7 @@ func (c *Cleaner) pass(ctx context.Context, t target) (full bool, err error) {
 			return false, err
 		}
 	}
-	*m = memo{from: x.End(), limit: t.limit, done: !x.Full(), waiting: p.waiting, horizon: p.horizon, oldestAt: -1}
+	*m = memo{from: x.End(), limit: t.limit, done: !x.Full(), waiting: p.waiting, horizon: p.horizon, oldestAt: -1, passed: c.parts.Now()}
 	c.count(func(s *Stats) {
 		s.Passes++
 		if x.Full() {

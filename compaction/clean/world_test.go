@@ -65,11 +65,16 @@ func newWorld(t *testing.T, seed, memory uint64) *world {
 	w := &world{World: jobtest.New(t, 2), t: t, r: rand.New(rand.NewPCG(seed, 2)), tp: tiering.TopicPartition{Topic: tiering.TopicID{3}, Partition: 1},
 		known: true, mine: true, manifests: map[tiering.SegmentID][]tiering.Extent{}, outcome: []string{"commit"}, meddle: func() {},
 		policy: job.Policy{Compact: true, DeleteRetention: time.Hour, Retention: -1, RetentionBytes: -1, MaxCompactionLag: math.MaxInt64}}
-	w.Cleaner = clean.New(clean.Config{Memory: int64(memory), RunBytes: 4 << 10}, clean.Parts{
+	w.anew(clean.Config{Memory: int64(memory), RunBytes: 4 << 10})
+	return w
+}
+
+// anew starts the cleaner again, which knows of nothing then.
+func (w *world) anew(cfg clean.Config) {
+	w.Cleaner = clean.New(cfg, clean.Parts{
 		Journals: w, Claims: w, Policies: w, Reader: w, Manifests: w, Writer: w.writer(), Now: time.Now,
 		Clock: func(context.Context) error { return w.clock }, Log: slog.New(slog.DiscardHandler),
 	})
-	return w
 }
 
 func (w *world) writer() *job.Writer {
