@@ -45,6 +45,9 @@ func newNode(s *settings.Settings, id identity, p parts) (node, error) {
 		RollupAge:   s.RollupAge,
 		RollupBytes: int64(s.RollupSize),
 		CarryAge:    s.CarryAge,
+		MergeTarget: int64(s.MergeTarget),
+		MergeAge:    s.MergeAge,
+		JobsRate:    float64(s.JobsRate),
 		CleanMemory: int64(s.CleanMemory),
 		CleanEvery:  s.CleanInterval,
 

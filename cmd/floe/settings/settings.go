@@ -72,6 +72,9 @@ type Settings struct {
 	RollupAge       time.Duration
 	RollupSize      Bytes
 	CarryAge        time.Duration
+	MergeTarget     Bytes
+	MergeAge        time.Duration
+	JobsRate        Bytes
 	CleanMemory     Bytes
 	CleanInterval   time.Duration
 
