@@ -95,7 +95,7 @@ func TestAnIdleClusterClaimsNothing(t *testing.T) {
 		a := c.start("a", 1, c.objects)
 		c.ready(a)
 		c.fillAll(a, "x")
-		time.Sleep(20 * time.Minute) // roll-up and snapshots
+		time.Sleep(time.Hour) // roll-up, snapshots, sweeps
 		seen := a.records(t)
 		revision := func() int64 {
 			_, r, err := a.meta.Get(t.Context(), keys.Cluster())

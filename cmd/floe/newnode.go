@@ -45,11 +45,12 @@ func newNode(s *settings.Settings, id identity, p parts) (node, error) {
 		RollupAge:   s.RollupAge,
 		RollupBytes: int64(s.RollupSize),
 		CarryAge:    s.CarryAge,
-		MergeTarget: int64(s.MergeTarget),
-		MergeAge:    s.MergeAge,
-		JobsRate:    float64(s.JobsRate),
 		CleanMemory: int64(s.CleanMemory),
 		CleanEvery:  s.CleanInterval,
+
+		GCInterval:        s.GCInterval,
+		GCGrace:           s.GCGrace,
+		RetentionInterval: s.RetentionInterval,
 
 		Kafka:          kafkaSettings(s, p.objects.String()),
 		Groups:         groupSettings(s),

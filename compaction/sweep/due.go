@@ -19,6 +19,9 @@ type dueness struct {
 	done     uint64    // print as of the last complete sweep
 	complete bool      // there was one, and none has failed since
 	settled  bool      // one was late enough after the last change
+
+	marked    bool   // this process has left a mark
+	markedFor uint64 // print as of the last one
 }
 
 // swept takes note of a sweep that began at the given time.

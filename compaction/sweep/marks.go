@@ -12,7 +12,7 @@ import (
 	"github.com/floelog/floe/tiering/objstore"
 )
 
-// Every complete sweep leaves a mark: first under Keys.GCMark, by compare-and-set, then as an
+// Every complete sweep that something has changed before leaves a mark: first under Keys.GCMark, by compare-and-set, then as an
 // object of the same name, so that the bucket never has one that the metadata store has not
 // had. If it does, the metadata store has gone back.
 //
@@ -99,6 +99,19 @@ func (s *Sweeper) readMarks(ctx context.Context) error {
 		err = errors.Join(err, s.advance(ctx)) // so that it learns of this one
 	}
 	return err
+}
+
+// leaveMark leaves a mark, unless nothing is to be deleted and nothing has changed since the
+// last one: then it would tell nothing new.
+func (s *Sweeper) leaveMark(ctx context.Context, deletes bool) error {
+	if !deletes && s.due.marked && s.due.markedFor == s.due.now {
+		return nil
+	}
+	if err := s.advance(ctx); err != nil {
+		return err
+	}
+	s.due.marked, s.due.markedFor = true, s.due.now
+	return nil
 }
 
 // advance leaves this sweep's mark.

@@ -190,6 +190,9 @@ func (s *Sweeper) Sweep(ctx context.Context) *Report {
 	if err == nil {
 		ripe := s.ripen(r, found)
 		if !s.cfg.DryRun {
+			err = s.leaveMark(ctx, len(ripe) > 0)
+		}
+		if !s.cfg.DryRun && err == nil {
 			err = s.remove(ctx, r, ripe)
 		}
 	}
@@ -237,10 +240,7 @@ func (s *Sweeper) look(ctx context.Context, r *Report) ([]garbage, error) {
 	if s.parts.Sparse != nil {
 		s.parts.Sparse(l.sparse)
 	}
-	if s.cfg.DryRun {
-		return l.found, nil
-	}
-	return l.found, s.advance(ctx)
+	return l.found, nil
 }
 
 func (s *Sweeper) sessions(ctx context.Context) (map[tiering.SessionID]membership.SessionState, error) {

@@ -63,20 +63,20 @@ type Settings struct {
 	Data   string
 	Agents int
 
-	FlushSize       Bytes
-	FlushAge        time.Duration
-	FlushIdle       bool
-	UploadsInFlight int
-	InlineMax       Bytes
-	InlineRate      Bytes // per second
-	RollupAge       time.Duration
-	RollupSize      Bytes
-	CarryAge        time.Duration
-	MergeTarget     Bytes
-	MergeAge        time.Duration
-	JobsRate        Bytes
-	CleanMemory     Bytes
-	CleanInterval   time.Duration
+	FlushSize         Bytes
+	FlushAge          time.Duration
+	FlushIdle         bool
+	UploadsInFlight   int
+	InlineMax         Bytes
+	InlineRate        Bytes // per second
+	RollupAge         time.Duration
+	RollupSize        Bytes
+	CarryAge          time.Duration
+	CleanMemory       Bytes
+	CleanInterval     time.Duration
+	GCInterval        time.Duration
+	GCGrace           time.Duration
+	RetentionInterval time.Duration
 
 	AutoCreateTopics         bool
 	NumPartitions            int

@@ -229,24 +229,6 @@ var table = []Setting{
 		field:   func(s *Settings) any { return &s.CarryAge },
 	},
 	{
-		Name: "merge-target", Group: "Tiers", Default: "32MiB", Min: "64KiB", Max: "256MiB", Commands: serving,
-		Meaning: "size that merged runs of a partition aim at; runs of a quarter of it are never written again",
-		Why:     "Smaller: more objects and requests for the same records. Larger: each byte is written more often, and a merge holds up to twice as much memory.",
-		field:   func(s *Settings) any { return &s.MergeTarget },
-	},
-	{
-		Name: "merge-age", Group: "Tiers", Default: "1m", Min: "10ms", Max: "1h", Commands: serving,
-		Meaning: "how long extents that are worth merging wait for more of them, unless they fill a segment",
-		Why:     "Shorter: a cluster with little traffic pays more PUTs. Longer: the state of its partitions holds more extents, and reading them takes more requests.",
-		field:   func(s *Settings) any { return &s.MergeAge },
-	},
-	{
-		Name: "jobs-rate", Group: "Tiers", Default: "128MiB", Min: "0B", Max: "64GiB", Commands: serving,
-		Meaning: "bytes per second that merging and log compaction of this agent may move; an eighth of it while clients keep it busy; 0: no limit",
-		Why:     "Smaller: small extents pile up under a load that lasts. Larger: clients share processor and network with jobs.",
-		field:   func(s *Settings) any { return &s.JobsRate },
-	},
-	{
 		Name: "clean-memory", Group: "Tiers", Default: "64MiB", Min: "1MiB", Max: "64GiB", Commands: serving,
 		Meaning: "memory in which one pass of log compaction holds the keys of a partition, some 30 bytes each",
 		Why:     "Smaller: a partition with more new keys than fit is read again for each part of them. Larger: it comes on top of memory-budget while a partition with that many keys is compacted. 64MiB are two million keys.",
@@ -257,6 +239,24 @@ var table = []Setting{
 		Meaning: "how often log compaction looks for partitions that are due",
 		Why:     "Shorter: looking takes time where there are very many partitions. Longer: topics with short lags are compacted late. Kafka looks every 15s too.",
 		field:   func(s *Settings) any { return &s.CleanInterval },
+	},
+	{
+		Name: "retention-check-interval", Group: "Tiers", Default: "5m", Min: "100ms", Max: "24h", Commands: serving,
+		Meaning: "how often partitions are looked through for records that retention.ms and retention.bytes do not keep",
+		Why:     "Kafka's log.retention.check.interval.ms. Shorter: looking takes time where there are very many partitions. Longer: records stay that much longer. A change of a topic is felt at once.",
+		field:   func(s *Settings) any { return &s.RetentionInterval },
+	},
+	{
+		Name: "gc-interval", Group: "Tiers", Default: "10m", Min: "100ms", Max: "24h", Commands: serving,
+		Meaning: "least time between two sweeps of the object store for objects that nothing names",
+		Why:     "Shorter: each sweep lists the bucket, a request for a thousand objects. Longer: garbage is paid for that much longer. A cluster in which nothing changes is not swept.",
+		field:   func(s *Settings) any { return &s.GCInterval },
+	},
+	{
+		Name: "gc-grace", Group: "Tiers", Default: "10m", Min: "1ms", Max: "8760h", Commands: serving,
+		Meaning: "how long an object is kept after the first sweep that found it to be garbage",
+		Why:     "Shorter: readers whose view lags read again. Longer: garbage is paid for that much longer; to restore etcd from backups without floe recover, give the age of the oldest.",
+		field:   func(s *Settings) any { return &s.GCGrace },
 	},
 
 	{
