@@ -44,7 +44,6 @@ import (
 	"github.com/floelog/floe/tiering"
 	"github.com/floelog/floe/tiering/cache"
 	"github.com/floelog/floe/tiering/objstore"
-	"github.com/floelog/floe/tiering/segment"
 )
 
 // Config is what an agent needs to know. cmd/floe's table of settings explains the values.
@@ -70,10 +69,6 @@ type Config struct {
 	CleanMemory int64         // of the keys of a pass of log compaction; 0: 64 MiB
 	CleanEvery  time.Duration // how often log compaction looks for work; 0: 15 seconds
 
-	GCInterval        time.Duration // between two sweeps of the object store; 0: 10 minutes
-	GCGrace           time.Duration // between the sweep that finds garbage and its deletion; below 0: none, 0: 10 minutes
-	RetentionInterval time.Duration // between two looks at what topics do not keep; 0: 5 minutes
-
 	CarryAge        time.Duration // after which records that no segment took along are stored by themselves; 0: 5 seconds
 	SnapshotRecords uint64        // journal records between two snapshots of a shard; 0: the journal's default
 
@@ -84,6 +79,8 @@ type Config struct {
 
 	RequestMemory   int64 // bytes that requests in flight may hold
 	CacheBytes      int64
+	CacheDiskDir    string // folder of the disk cache; empty: none
+	CacheDiskBytes  int64
 	MaxRequestBytes int32
 	MaxConnections  int
 	IdleTimeout     time.Duration
@@ -104,7 +101,7 @@ type Parts struct {
 	Machines func(name string, load coordinator.Load) coordinator.Load
 }
 
-// Peers asks other agents; see peer.Client.
+// Peers asks other agents; see peer.Client. What implements BlockPeers, too, is asked for blocks.
 type Peers interface {
 	Sequence(ctx context.Context, addr string, id tiering.ShardID, s *shard.Submission) ([]shard.Outcome, error)
 	Ask(ctx context.Context, addr string, q peer.Question) ([]byte, error)
@@ -136,10 +133,10 @@ type Agent struct {
 	keys      metadata.Keys
 	metrics   *metrics
 	cleaning  *cleaning
-	tidying   *tidying
 	budget    *protocol.Budget // of produce requests
 	control   *protocol.Budget // of all others, so that a slow store does not stop them
 	cache     *cache.Cache
+	tiers     *tiers            // of the cache
 	manifests *manifests.Reader // for reads and jobs alike
 	clusterID [16]byte
 	node      atomic.Int32 // of the last life, 0 before the first
@@ -172,21 +169,21 @@ func New(cfg Config, parts Parts) (*Agent, error) {
 	if cfg.CleanEvery == 0 {
 		cfg.CleanEvery = 15 * time.Second
 	}
-	cfg.tidyDefaults()
 	if cfg.CarryAge == 0 {
 		cfg.CarryAge = 5 * time.Second
 	}
-	c, err := cache.New(parts.Objects, segment.VerifyBatches, cache.Options{Whole: segment.WholeBatches, Capacity: cfg.CacheBytes})
+	t, err := newTiers(&cfg, &parts)
 	if err != nil {
 		return nil, err
 	}
 	a := &Agent{
 		cfg: cfg, parts: parts, keys: metadata.NewKeys(cfg.Cluster),
-		metrics: newMetrics(parts.Registry), cleaning: newCleaning(parts.Registry), tidying: newTidying(parts.Registry), budget: protocol.NewBudget(cfg.RequestMemory), control: protocol.NewBudget(controlMemory), cache: c,
+		metrics: newMetrics(parts.Registry), cleaning: newCleaning(parts.Registry), budget: protocol.NewBudget(cfg.RequestMemory), control: protocol.NewBudget(controlMemory), cache: t.cache, tiers: t,
 		manifests: manifests.NewReader(parts.Objects, manifests.DefaultCapacity),
 		serving:   make(chan struct{}), ready: make(chan struct{}), refused: make(chan struct{}, 1),
 	}
-	registerState(parts.Registry, c, a.budget)
+	registerState(parts.Registry, t.cache, a.budget)
+	t.register(parts.Registry)
 	registerManifests(parts.Registry, a.manifests)
 	return a, nil
 }
@@ -236,7 +233,7 @@ func (a *Agent) inlineRoom(id tiering.ShardID) bool {
 // Run serves until ctx ends, then drains. It returns an error if the agent cannot start
 // or cannot go on.
 func (a *Agent) Run(ctx context.Context) error {
-	defer a.cache.Close()
+	defer a.tiers.close()
 	cluster, err := catalogue.EnsureCluster(ctx, a.parts.Meta, a.keys, catalogue.Want{Shards: a.cfg.Shards})
 	if err != nil {
 		return err
@@ -370,6 +367,7 @@ func (a *Agent) assemble(c catalogue.Cluster) error {
 	if a.parts.Peers == nil {
 		a.parts.Peers = peer.NewClient()
 	}
+	a.tiers.connect(&a.node, a.agents, a.parts.Peers)
 	a.sequencer = &sequencer{self: &a.node, set: a.set, agents: a.agents, topics: a.catalogue, peers: a.parts.Peers}
 	a.cluster = &cluster{self: &a.node, cluster: c, set: a.set, agents: a.agents, now: time.Now}
 	a.ports = kafka.Parts{
@@ -390,7 +388,7 @@ func (a *Agent) assemble(c catalogue.Cluster) error {
 		return err
 	}
 	if a.parts.RPCListener != nil {
-		a.peerServer = peer.NewServer(a)
+		a.peerServer = peer.NewServer(a, a)
 	}
 	if a.parts.Listener == nil {
 		return nil

@@ -20,12 +20,19 @@ import (
 // Client asks other agents. Its connections are made when they are first needed and kept.
 type Client struct {
 	mu     sync.Mutex
-	conns  map[string]*grpc.ClientConn
+	conns  map[connKey]*grpc.ClientConn
 	closed bool
 }
 
+// connKey names a connection: blocks have one of their own, so that no submission waits behind
+// megabytes.
+type connKey struct {
+	addr   string
+	blocks bool
+}
+
 // NewClient returns a client without connections.
-func NewClient() *Client { return &Client{conns: map[string]*grpc.ClientConn{}} }
+func NewClient() *Client { return &Client{conns: map[connKey]*grpc.ClientConn{}} }
 
 // Sequence asks the agent at addr to commit a submission on a shard that it leads. Errors
 // other than metadata.ErrFenced, ErrSessionDead, ErrInvalid and shard.ErrStaleSubmission
@@ -68,29 +75,35 @@ func invoke(ctx context.Context, conn *grpc.ClientConn, method string, in []byte
 	return answer, err
 }
 
-func (c *Client) conn(addr string) (*grpc.ClientConn, error) {
+func (c *Client) conn(addr string) (*grpc.ClientConn, error) { return c.connect(connKey{addr: addr}) }
+
+func (c *Client) blockConn(addr string) (*grpc.ClientConn, error) {
+	return c.connect(connKey{addr, true}, grpc.WithInitialWindowSize(blockWindow), grpc.WithInitialConnWindowSize(4*blockWindow))
+}
+
+func (c *Client) connect(key connKey, opts ...grpc.DialOption) (*grpc.ClientConn, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
 		return nil, errors.New("the client of other agents is closed")
 	}
-	if conn := c.conns[addr]; conn != nil {
+	if conn := c.conns[key]; conn != nil {
 		return conn, nil
 	}
 	retry := backoff.DefaultConfig
 	retry.BaseDelay, retry.MaxDelay = 50*time.Millisecond, time.Second
-	conn, err := grpc.NewClient("passthrough:///"+addr,
+	conn, err := grpc.NewClient("passthrough:///"+key.addr, append(opts,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: retry, MinConnectTimeout: time.Second}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 3 * time.Second}),
 		// Floe repeats a submission itself, knowing when that is safe.
 		grpc.WithDisableRetry(),
-	)
+	)...)
 	if err != nil {
-		return nil, fmt.Errorf("connecting to the agent at %s: %w", addr, err)
+		return nil, fmt.Errorf("connecting to the agent at %s: %w", key.addr, err)
 	}
-	c.conns[addr] = conn
+	c.conns[key] = conn
 	return conn, nil
 }
 
@@ -98,10 +111,10 @@ func (c *Client) conn(addr string) (*grpc.ClientConn, error) {
 func (c *Client) Keep(addrs map[string]bool) {
 	c.mu.Lock()
 	var gone []*grpc.ClientConn
-	for addr, conn := range c.conns {
-		if !addrs[addr] {
+	for key, conn := range c.conns {
+		if !addrs[key.addr] {
 			gone = append(gone, conn)
-			delete(c.conns, addr)
+			delete(c.conns, key)
 		}
 	}
 	c.mu.Unlock()

@@ -1,13 +1,18 @@
 // Package peer carries what agents ask of each other, over gRPC: submissions of batches for a
-// shard that is led elsewhere, and questions to coordinators.
+// shard that is led elsewhere, questions to coordinators, and bytes of segments.
 //
 // The messages are Floe's own binary forms, not protocol buffers: a submission is encoded
 // once, for this.
 //
 //	Sequence  version 1 | shard 4 BE | submission (shard.Submission.Encode)
 //	Ask       version 1 | shard 4 BE | length of kind 1 | kind | body, as its kind says
+//	Block     version 1 | purpose 1 | flags 1 | session 16 | seq 8 BE | position 8 BE | length 4 BE
 //	answer    status 1 | for OK: outcomes (shard.EncodeOutcomes), or the body of an answer |
 //	          otherwise: text for people
+//
+// The answer to Block is OK and the bytes; anything else is an error of gRPC, after which the
+// bytes are in the object store all the same. An agent that does not know the method says
+// Unimplemented.
 //
 // Invariant: an answer is definite. Any other end of a call (a lost connection, a time-out)
 // leaves the outcome unknown, and the caller repeats the same message until it hears an
@@ -37,6 +42,7 @@ const (
 	serviceName    = "floe.Peer"
 	sequenceMethod = "Sequence"
 	askMethod      = "Ask"
+	blockMethod    = "Block"
 )
 
 type status byte
@@ -151,11 +157,17 @@ var _ encoding.CodecV2 = rawCodec{}
 func (rawCodec) Name() string { return "floe" }
 
 func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {
-	b, ok := v.(*[]byte)
-	if !ok {
-		return nil, fmt.Errorf("peer: cannot send a %T", v)
+	switch v := v.(type) {
+	case *[]byte:
+		return mem.BufferSlice{mem.SliceBuffer(*v)}, nil
+	case *[][]byte:
+		out := make(mem.BufferSlice, len(*v))
+		for i, b := range *v {
+			out[i] = mem.SliceBuffer(b)
+		}
+		return out, nil
 	}
-	return mem.BufferSlice{mem.SliceBuffer(*b)}, nil
+	return nil, fmt.Errorf("peer: cannot send a %T", v)
 }
 
 func (rawCodec) Unmarshal(data mem.BufferSlice, v any) error {

@@ -23,6 +23,7 @@ type asked struct {
 	out      []shard.Outcome
 	err      error
 	block    chan struct{}
+	blocks   Blocks
 }
 
 func (a *asked) SequenceHere(ctx context.Context, id tiering.ShardID, s *shard.Submission) ([]shard.Outcome, error) {
@@ -47,7 +48,7 @@ func serve(t *testing.T, a *asked) (addr string, c *Client) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, ended := NewServer(a), make(chan error, 1)
+	s, ended := NewServer(a, a.blocks), make(chan error, 1)
 	go func() { ended <- s.Serve(l) }()
 	c = NewClient()
 	t.Cleanup(func() {

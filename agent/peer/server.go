@@ -21,8 +21,8 @@ type Leader interface {
 // Server answers other agents.
 type Server struct{ grpc *grpc.Server }
 
-// NewServer returns a server for what other agents ask of l.
-func NewServer(l Leader) *Server {
+// NewServer returns a server for what other agents ask of l and, unless it is nil, of blocks.
+func NewServer(l Leader, blocks Blocks) *Server {
 	s := grpc.NewServer(
 		grpc.ForceServerCodecV2(rawCodec{}),
 		grpc.MaxRecvMsgSize(maxMessage),
@@ -30,11 +30,11 @@ func NewServer(l Leader) *Server {
 		// all agents together.
 		grpc.MaxConcurrentStreams(1024),
 	)
-	s.RegisterService(&grpc.ServiceDesc{
-		ServiceName: serviceName,
-		HandlerType: (*Leader)(nil),
-		Methods:     []grpc.MethodDesc{{MethodName: sequenceMethod, Handler: handleSequence}, {MethodName: askMethod, Handler: handleAsk}},
-	}, l)
+	methods := []grpc.MethodDesc{{MethodName: sequenceMethod, Handler: handleSequence}, {MethodName: askMethod, Handler: handleAsk}}
+	if blocks != nil {
+		methods = append(methods, grpc.MethodDesc{MethodName: blockMethod, Handler: handleBlock})
+	}
+	s.RegisterService(&grpc.ServiceDesc{ServiceName: serviceName, HandlerType: (*Leader)(nil), Methods: methods}, service{l, blocks})
 	return &Server{s}
 }
 

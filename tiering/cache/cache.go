@@ -150,13 +150,16 @@ func (r Range) String() string {
 
 // Cache is a bounded read-through cache of segments.
 type Cache struct {
-	parts  Parts
-	opts   Options
-	slots  chan struct{} // one element per load in flight from disk or store
-	cold   chan struct{} // one element per load in flight for a lagging reader
-	asks   chan struct{} // one element per load in flight from another agent; nil without a zone
-	serves chan struct{} // one element per answer to another agent
-	ledger *ledger
+	parts Parts
+	opts  Options
+	slots chan struct{} // one element per load in flight from disk or store
+	cold  chan struct{} // one element per load in flight for a lagging reader
+	asks  chan struct{} // one element per load in flight from another agent; nil without a zone
+	// coldAsks has one element per such load for a lagging reader. Apart from cold, since what is
+	// served to others must not wait for what is asked of them.
+	coldAsks chan struct{}
+	serves   chan struct{} // one element per answer to another agent
+	ledger   *ledger
 
 	stripes [stripeCount]stripe
 	ahead   atomic.Int64 // bytes fetched ahead that nobody has read yet, in flight included
@@ -199,7 +202,7 @@ func NewOver(parts Parts, opts Options) (*Cache, error) {
 	if parts.Zone != nil {
 		// Both kinds of loads hold memory, and those of one must not wait for the other's.
 		own = max(1, int(min(int64(own), opts.Capacity/4/opts.BlockSize)))
-		c.asks = make(chan struct{}, own)
+		c.asks, c.coldAsks = make(chan struct{}, own), make(chan struct{}, max(1, own-extra))
 	}
 	c.slots, c.serves = make(chan struct{}, own), make(chan struct{}, maxServes)
 	c.cold = make(chan struct{}, max(1, own-extra))

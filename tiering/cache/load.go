@@ -71,14 +71,14 @@ type route struct {
 
 // route decides where a block is loaded from.
 func (c *Cache) route(b *block, how order) route {
-	var cold chan struct{}
+	var cold, coldAsks chan struct{}
 	if how.cold {
-		cold = c.cold
+		cold, coldAsks = c.cold, c.coldAsks
 	}
 	if c.parts.Zone != nil && !how.here && !b.fresh {
 		start := b.key.n * c.opts.BlockSize
 		if owner, ok := c.parts.Zone.Owner(b.key.segment, start); ok && !c.onDisk(b, start) {
-			return route{c.asks, cold, owner}
+			return route{c.asks, coldAsks, owner}
 		}
 	}
 	return route{slots: c.slots, cold: cold}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -36,9 +37,9 @@ func (m member) Owner(s tiering.SegmentID, start int64) (string, bool) {
 	return string(rune('0' + max(n, 0))), n >= 0 && n != m.self
 }
 
-func (m member) Ask(ctx context.Context, addr string, p cache.Piece) ([]byte, error) {
+func (m member) Ask(ctx context.Context, addr string, p cache.Piece, cold bool) ([]byte, error) {
 	m.z.asked.Add(1)
-	out, err := m.z.all[addr[0]-'0'].Serve(ctx, cache.Range{Segment: p.Segment, Position: p.Position, Length: int(p.Length)})
+	out, err := m.z.all[addr[0]-'0'].Serve(ctx, cache.Range{Segment: p.Segment, Position: p.Position, Length: int(p.Length), Cold: cold})
 	if err != nil {
 		return nil, err
 	}
@@ -117,30 +118,48 @@ func TestAnOwnerThatFailsIsDoneWithout(t *testing.T) {
 	}
 }
 
-// Agents that differ on who owns a block, as they do for moments, do not wait for each other.
-func TestAgentsThatDifferDoNotWaitForEachOther(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := newBucket(1, 60*blockSize)
-		differ := make([]*cache.Cache, 3)
-		for i := range differ {
-			// Each takes the next one for the owner of everything.
-			next := &zone{owner: func(tiering.SegmentID, int64) int { return (i + 1) % 3 }}
-			c, err := cache.NewOver(cache.Parts{Store: s, Verify: anything, Zone: member{next, i}}, cache.Options{Capacity: 64 * blockSize, BlockSize: blockSize, MaxGets: 2})
-			if err != nil {
-				t.Fatal(err)
-			}
-			differ[i] = c
-			next.all = differ
+// Agents that differ on who owns a block, as they do for moments, do not wait for each other, and
+// agents that only ask each other do not either.
+func TestAgentsDoNotWaitForEachOtherInACircle(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		owner func(self int, n int64) int
+	}{
+		{"each takes the next one for the owner", func(self int, _ int64) int { return (self + 1) % 3 }},
+		{"all agree", func(_ int, n int64) int { return int(n % 3) }},
+	} {
+		for _, cold := range []bool{false, true} {
+			t.Run(fmt.Sprint(tc.name, ", cold: ", cold), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					s := newBucket(1, 60*blockSize)
+					all := make([]*cache.Cache, 3)
+					for i := range all {
+						z := &zone{all: all, owner: func(_ tiering.SegmentID, start int64) int { return tc.owner(i, start/blockSize) }}
+						c, err := cache.NewOver(cache.Parts{Store: s, Verify: anything, Zone: member{z, i}}, cache.Options{Capacity: 64 * blockSize, BlockSize: blockSize, MaxGets: 2})
+						if err != nil {
+							t.Fatal(err)
+						}
+						all[i] = c
+					}
+					var wg sync.WaitGroup
+					for _, c := range all {
+						wg.Go(func() {
+							r := at(1, 0, 60*blockSize)
+							r.Cold = cold
+							read(t, c, s, r)
+						})
+					}
+					wg.Wait() // the bubble ends with a deadlock if they do
+					for _, c := range all {
+						if st := c.Stats(); st.PeerHits+st.PeerErrors == 0 {
+							t.Errorf("nobody was asked: %+v", st)
+						}
+						c.Close()
+					}
+				})
+			})
 		}
-		var wg sync.WaitGroup
-		for _, c := range differ {
-			wg.Go(func() { read(t, c, s, at(1, 0, 60*blockSize)) })
-		}
-		wg.Wait()
-		for _, c := range differ {
-			c.Close()
-		}
-	})
+	}
 }
 
 func TestServing(t *testing.T) {
