@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -103,12 +104,14 @@ func TestAWaitForCommittedRecordsEndsWithTheMarker(t *testing.T) {
 		w := &writer{l: l, id: 5}
 		w.begin(rec{"x", 1})
 		start := time.Now()
-		go func() {
+		var writing sync.WaitGroup
+		defer writing.Wait()
+		writing.Go(func() {
 			time.Sleep(time.Second)
 			l.append(0, true, encode(t, rec{"plain", 1})) // beyond the last stable offset: nothing to read yet
 			time.Sleep(time.Second)
 			w.end(true)
-		}()
+		})
 		got := l.fetch(fetch.Request{MinBytes: 1, MaxBytes: 1 << 20, MaxWait: time.Minute, ReadCommitted: true, Partitions: []fetch.Partition{from(0, 0, 1<<20)}})
 		if took := time.Since(start); took != 2*time.Second || got[0] != "0=x 1=plain 2=commit(5) " {
 			t.Errorf("after %v: %q, want all after 2s", took, got[0])

@@ -377,10 +377,12 @@ func TestAdmissionIsAskedOnceAndItsLimitHolds(t *testing.T) {
 func TestAnyPartitionsCommitEndsTheWait(t *testing.T) {
 	withLog(t, func(l *log) {
 		start := time.Now()
-		go func() {
+		var writing sync.WaitGroup
+		defer writing.Wait()
+		writing.Go(func() {
 			time.Sleep(3 * time.Second)
 			l.append(1, true, encode(t, rec{"late", 1}))
-		}()
+		})
 		got := l.fetch(fetch.Request{MinBytes: 1, MaxBytes: 1 << 20, MaxWait: time.Minute, Partitions: []fetch.Partition{from(0, 0, 100), from(1, 0, 100)}})
 		if took := time.Since(start); took != 3*time.Second {
 			t.Errorf("the fetch took %v, want 3s", took)
