@@ -29,6 +29,9 @@ const (
 	ReadAhead      Kind = "read-ahead"      // a record at or above the high watermark
 	WatermarkBack  Kind = "watermark-back"  // a watermark that went back for one client, or is above another
 	StaleWatermark Kind = "stale-watermark" // an end of the log below what had been acknowledged
+
+	KeyBack Kind = "key-back" // an older version of a key after a newer one
+	Undead  Kind = "undead"   // a deleted key's value without what deleted it
 )
 
 // maxExamples bounds the examples kept of each kind: after a few, more say nothing new.
@@ -76,10 +79,14 @@ func (r Report) Err() error {
 func (h *History) anomaly(kind Kind, format string, args ...any) {
 	line := fmt.Sprintf(format, args...)
 	h.trace("ANOMALY %s: %s", kind, line)
-	a := h.report.Anomalies[kind]
+	h.report.add(kind, line)
+}
+
+func (r *Report) add(kind Kind, line string) {
+	a := r.Anomalies[kind]
 	if a == nil {
 		a = &Anomaly{}
-		h.report.Anomalies[kind] = a
+		r.Anomalies[kind] = a
 	}
 	a.Count++
 	if len(a.Examples) < maxExamples {
@@ -145,7 +152,11 @@ func (h *History) judgeWhole(p *partition) {
 	if p.readEnd > p.whole.to {
 		h.anomaly(WatermarkBack, "%s ends at %d after offset %d was read", p.name, p.whole.to, p.readEnd-1)
 	}
-	for o := p.whole.from; o < p.whole.to; o++ {
+	from := p.whole.from
+	if h.cfg.Trims {
+		from = max(from, p.logStart)
+	}
+	for o := from; o < p.whole.to; o++ {
 		if _, read := p.value(o); !read {
 			h.anomaly(Gap, "%s has no record at offset %d, from %d to %d", p.name, o, p.whole.from, p.whole.to)
 		}

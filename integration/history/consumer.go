@@ -77,7 +77,7 @@ func (h *History) judgePosition(consumer string, part *partition, at *position, 
 	case offset < at.next:
 		h.anomaly(either(within, IntNonmonotonicPoll, NonmonotonicPoll), "%s was given offset %d of %s after %d", consumer, offset, part.name, at.next-1)
 	case offset > at.next:
-		if h.cfg.Gaps {
+		if h.cfg.Gaps || h.cfg.Trims {
 			at.skips = append(at.skips, span{at.next, offset})
 		} else {
 			h.anomaly(either(within, IntPollSkip, PollSkip), "%s was given offset %d of %s instead of %d", consumer, offset, part.name, at.next)

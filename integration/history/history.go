@@ -31,6 +31,10 @@ type Config struct {
 	// transactions, and compacted records. A skip is then an anomaly only over a record that
 	// is known to exist.
 	Gaps bool
+	// Trims allows records to go from the front of a partition, as retention and DeleteRecords
+	// make them go: what lies below the greatest log start that anybody was told is not missed.
+	// From there on everything must be there.
+	Trims bool
 	// Trace is told every operation as a line, in the order of the history; nil: nobody. It
 	// is called under the history's lock.
 	Trace func(line string)

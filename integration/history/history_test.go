@@ -292,6 +292,45 @@ func TestAnomalies(t *testing.T) {
 	}
 }
 
+// TestTrims: records may go from the front, and nowhere else.
+func TestTrims(t *testing.T) {
+	tests := []struct {
+		name  string
+		start int64 // log start that is told
+		reads []int // of six records
+		want  []Kind
+	}{
+		{"nothing went", 0, []int{0, 1, 2, 3, 4, 5}, nil},
+		{"the front went", 4, []int{4, 5}, nil},
+		{"a reader was led past it", 3, []int{0, 3, 4, 5}, nil},
+		{"all went", 6, nil, nil},
+		{"more went than was told", 2, []int{4, 5}, []Kind{Gap, LostWrite, PollSkip}},
+		{"one in the middle went", 1, []int{1, 2, 4, 5}, []Kind{Gap, LostWrite, PollSkip}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s := story{New(Config{Trims: true})}
+			v := s.send(once, 0, 6)
+			s.readAll("everything", v...) // before: that others had it excuses nobody
+			if len(tt.want) > 0 {
+				s = story{New(Config{Trims: true})}
+				v = s.send(once, 0, 6)
+			}
+			s.Look("a", events).Saw(Watermarks{tt.start, -1, 6})
+			for _, i := range tt.reads {
+				s.read("a", int64(i), v[i])
+			}
+			if len(tt.reads) > 0 {
+				s.ReadWhole("a", events, tt.start, 6)
+			}
+			r := s.Check()
+			if got := slices.Sorted(maps.Keys(r.Anomalies)); !slices.Equal(got, tt.want) {
+				t.Errorf("anomalies are %q, want %q: %v", got, tt.want, r.Err())
+			}
+		})
+	}
+}
+
 func TestReportCounts(t *testing.T) {
 	var lines []string
 	s := story{New(Config{Trace: func(line string) { lines = append(lines, line) }})}
