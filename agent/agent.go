@@ -66,8 +66,19 @@ type Config struct {
 	InlineRate  float64 // bytes per second
 	RollupAge   time.Duration
 	RollupBytes int64
-	CleanMemory int64         // of the keys of a pass of log compaction; 0: 64 MiB
-	CleanEvery  time.Duration // how often log compaction looks for work; 0: 15 seconds
+	MergeTarget int64         // bytes of a merged extent; 0: 32 MiB
+	MergeAge    time.Duration // for how long what is worth merging waits for more; 0: a minute
+	MergeEvery  time.Duration // how often extents are looked at; 0: a second
+	JobsRate    float64       // bytes per second that jobs may move; 0: no limit
+	// ManifestExtents is how many extents move into a manifest at a time; 0: 256.
+	ManifestExtents int
+	CleanMemory     int64         // of the keys of a pass of log compaction; 0: 64 MiB
+	CleanMinBytes   int64         // with fewer that are new, a partition is compacted from time to time only; 0: no limit
+	CleanEvery      time.Duration // how often log compaction looks for work; 0: 15 seconds
+
+	GCInterval        time.Duration // between two sweeps of the object store; 0: 10 minutes
+	GCGrace           time.Duration // between the sweep that finds garbage and its deletion; below 0: none, 0: 10 minutes
+	RetentionInterval time.Duration // between two looks at what topics do not keep; 0: 5 minutes
 
 	CarryAge        time.Duration // after which records that no segment took along are stored by themselves; 0: 5 seconds
 	SnapshotRecords uint64        // journal records between two snapshots of a shard; 0: the journal's default
@@ -133,6 +144,8 @@ type Agent struct {
 	keys      metadata.Keys
 	metrics   *metrics
 	cleaning  *cleaning
+	merging   *merging
+	tidying   *tidying
 	budget    *protocol.Budget // of produce requests
 	control   *protocol.Budget // of all others, so that a slow store does not stop them
 	cache     *cache.Cache
@@ -163,12 +176,14 @@ type Agent struct {
 
 // New returns an agent that does nothing yet.
 func New(cfg Config, parts Parts) (*Agent, error) {
+	mergeSettings(&cfg)
 	if cfg.CleanMemory == 0 {
 		cfg.CleanMemory = 64 << 20
 	}
 	if cfg.CleanEvery == 0 {
 		cfg.CleanEvery = 15 * time.Second
 	}
+	cfg.tidyDefaults()
 	if cfg.CarryAge == 0 {
 		cfg.CarryAge = 5 * time.Second
 	}
@@ -178,7 +193,7 @@ func New(cfg Config, parts Parts) (*Agent, error) {
 	}
 	a := &Agent{
 		cfg: cfg, parts: parts, keys: metadata.NewKeys(cfg.Cluster),
-		metrics: newMetrics(parts.Registry), cleaning: newCleaning(parts.Registry), budget: protocol.NewBudget(cfg.RequestMemory), control: protocol.NewBudget(controlMemory), cache: t.cache, tiers: t,
+		metrics: newMetrics(parts.Registry), cleaning: newCleaning(parts.Registry), merging: newMerging(parts.Registry), tidying: newTidying(parts.Registry), budget: protocol.NewBudget(cfg.RequestMemory), control: protocol.NewBudget(controlMemory), cache: t.cache, tiers: t,
 		manifests: manifests.NewReader(parts.Objects, manifests.DefaultCapacity),
 		serving:   make(chan struct{}), ready: make(chan struct{}), refused: make(chan struct{}, 1),
 	}

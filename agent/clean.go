@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"time"
 
@@ -11,36 +10,29 @@ import (
 	"github.com/floelog/floe/compaction/clean"
 	"github.com/floelog/floe/compaction/retain"
 	"github.com/floelog/floe/compaction/sweep"
-	"github.com/floelog/floe/metadata"
 )
 
-// cleanRun is how many bytes log compaction replaces at a time, and how large an extent
-// becomes. Smaller: more objects and more extents for the same records. Larger: more memory.
-const cleanRun = 32 << 20
+// smallCleans is how many looks for work a partition with little to compact waits between
+// two passes: ten minutes of the default interval. Fewer would be felt in the bill.
+const smallCleans = 40
 
 // clean compacts partitions of the shards that this agent claims until ctx ends.
 func (a *Agent) clean(ctx context.Context, l *life) {
-	c := clean.New(clean.Config{Memory: a.cfg.CleanMemory, RunBytes: cleanRun}, clean.Parts{
+	c := clean.New(clean.Config{
+		Memory: a.cfg.CleanMemory, RunBytes: a.cfg.MergeTarget, MinBytes: a.cfg.CleanMinBytes, SmallAfter: smallCleans * a.cfg.CleanEvery,
+	}, clean.Parts{
 		Journals: l.jobs.journals, Claims: l.jobs.claims, Policies: l.jobs.policies, Reader: a.cache, Manifests: a.manifests,
-		Writer: l.jobs.writer, Clock: a.newClock(l).Check, Now: time.Now, Log: a.parts.Log,
+		Writer: l.jobs.writer, Pace: l.jobs.pace.Spend, Clock: a.newClock(l).Check, Now: time.Now, Log: a.parts.Log,
 	})
 	a.cleaning.follow(c.Stats)
 	defer a.cleaning.follow(nil)
-	tick := time.NewTicker(a.cfg.CleanEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		for more := true; more && ctx.Err() == nil; {
-			var err error
-			if more, err = c.Tick(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, metadata.ErrSessionDead) {
-				a.parts.Log.Warn("log compaction failed; it is tried again", "err", err)
+	a.often(ctx, "log compaction", a.cfg.CleanEvery, func(ctx context.Context) error {
+		for {
+			if more, err := c.Tick(ctx); err != nil || !more {
+				return err
 			}
 		}
-	}
+	})
 }
 
 // newClock returns a comparison of this agent's clock with the object store's, for one job.

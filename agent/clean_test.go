@@ -76,7 +76,7 @@ func TestCompactedTopicsAreCompacted(t *testing.T) {
 			}
 		}
 		before, _ := size("compacted")
-		time.Sleep(10 * time.Minute) // roll-up, then compaction
+		time.Sleep(15 * time.Minute) // roll-up, then compaction
 		if after, cleaned := size("compacted"); after*5 > before || cleaned != numShards {
 			t.Errorf("%d bytes became %d, %d of %d partitions were compacted", before, after, cleaned, numShards)
 		}

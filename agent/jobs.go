@@ -2,13 +2,11 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"time"
 
 	"github.com/floelog/floe/compaction"
 	"github.com/floelog/floe/compaction/job"
-	"github.com/floelog/floe/metadata"
 )
 
 // rollupEvery is how often inline extents are looked at. Looking costs no request.
@@ -20,6 +18,7 @@ type jobs struct {
 	claims   *claims
 	policies *policies
 	writer   *job.Writer
+	pace     *job.Pace
 }
 
 // newJobs makes it, once the life's pipeline exists, which numbers segments.
@@ -28,6 +27,7 @@ func (a *Agent) newJobs(l *life) *jobs {
 		journals: journals{Set: a.set, q: a.questions, session: l.session.ID()},
 		claims:   a.newClaims(l.session),
 		policies: newPolicies(a.catalogue, a.cfg.Kafka.TopicDefaults),
+		pace:     job.NewPace(a.cfg.JobsRate, a.isBusy, time.Now),
 	}
 	j.writer = &job.Writer{
 		Journals: j.journals, Segments: l.pipeline, Objects: a.parts.Objects, Cluster: a.clusterID,
@@ -36,10 +36,15 @@ func (a *Agent) newJobs(l *life) *jobs {
 	return j
 }
 
+// isBusy reports whether clients' requests fill half of the memory that they may: they wait for
+// uploads then, and jobs would make them wait longer.
+func (a *Agent) isBusy() bool { return a.budget.InUse() > a.budget.Size()/2 }
+
 // runJobs starts the tasks of all jobs; they end with ctx.
 func (a *Agent) runJobs(ctx context.Context, l *life, tasks *sync.WaitGroup) {
 	tasks.Go(func() { l.jobs.claims.run(ctx) })
 	tasks.Go(func() { a.rollUp(ctx, l) })
+	tasks.Go(func() { a.merge(ctx, l) })
 	tasks.Go(func() { a.clean(ctx, l) })
 	tasks.Go(func() { a.sweep(ctx, l) })
 	tasks.Go(func() { a.retain(ctx, l) })
@@ -48,16 +53,5 @@ func (a *Agent) runJobs(ctx context.Context, l *life, tasks *sync.WaitGroup) {
 // rollUp moves inline extents into segments from time to time.
 func (a *Agent) rollUp(ctx context.Context, l *life) {
 	r := compaction.NewRollup(compaction.RollupConfig{Age: a.cfg.RollupAge, Bytes: a.cfg.RollupBytes}, a.set, l.jobs.writer, time.Now)
-	tick := time.NewTicker(rollupEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		if err := r.Tick(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, metadata.ErrSessionDead) {
-			a.parts.Log.Warn("a roll-up failed; it is tried again", "err", err)
-		}
-	}
+	a.often(ctx, "roll-up", rollupEvery, r.Tick)
 }

@@ -72,7 +72,11 @@ type Settings struct {
 	RollupAge         time.Duration
 	RollupSize        Bytes
 	CarryAge          time.Duration
+	MergeTarget       Bytes
+	MergeAge          time.Duration
+	JobsRate          Bytes
 	CleanMemory       Bytes
+	CleanMinBytes     Bytes
 	CleanInterval     time.Duration
 	GCInterval        time.Duration
 	GCGrace           time.Duration
@@ -100,6 +104,8 @@ type Settings struct {
 
 	MemoryBudget    Bytes
 	CacheSize       Bytes
+	CacheDiskDir    string // empty: none
+	CacheDiskBytes  Bytes
 	MaxRequestBytes Bytes
 	FetchMaxBytes   Bytes
 	FetchLagging    Bytes // 0: half of FetchMemory
