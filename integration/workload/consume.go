@@ -41,9 +41,13 @@ func (l *Load) follow(name, rack string) *follower {
 		from[p] = kgo.NewOffset().At(0)
 		l.h.Assigned(name, l.partition(p), 0)
 	}
+	reset := kgo.NoResetOffset()
+	if l.cfg.Trims {
+		reset = kgo.NewOffset().AtStart()
+	}
 	opts := []kgo.Opt{
 		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{l.cfg.Topic: from}),
-		kgo.ConsumeResetOffset(kgo.NoResetOffset()), kgo.FetchMaxWait(500 * time.Millisecond),
+		kgo.ConsumeResetOffset(reset), kgo.FetchMaxWait(500 * time.Millisecond),
 	}
 	if rack != "" {
 		opts = append(opts, kgo.Rack(rack))
@@ -91,8 +95,11 @@ func (f *follower) polled(p kgo.FetchPartition) {
 	f.moved = make(chan struct{})
 }
 
-// await waits until the follower has reached the ends.
+// await waits until the follower has reached the ends, or where a trim has left nothing
+// to reach.
 func (f *follower) await(ctx context.Context, ends map[int32]int64) error {
+	again := time.NewTicker(trimmed)
+	defer again.Stop()
 	for {
 		f.mu.Lock()
 		var behind []string
@@ -108,11 +115,29 @@ func (f *follower) await(ctx context.Context, ends map[int32]int64) error {
 		}
 		select {
 		case <-moved:
+		case <-again.C:
+			if f.l.cfg.Trims {
+				f.l.withoutEmpty(ctx, ends)
+			}
 		case <-ctx.Done():
 			slices.Sort(behind)
 			return fmt.Errorf("%s does not reach the end of partitions %v: %w", f.name, behind, ctx.Err())
 		}
 	}
+}
+
+// trimmed is how often a follower that waits looks whether what it waits for is gone.
+const trimmed = 500 * time.Millisecond
+
+// withoutEmpty removes partitions of which nothing is left.
+func (l *Load) withoutEmpty(ctx context.Context, ends map[int32]int64) {
+	client := l.client("trimmed")
+	defer client.Close()
+	told, err := l.look(ctx, client, "trimmed")
+	if err != nil {
+		l.h.Note("looking for what was trimmed: %v", err)
+	}
+	maps.DeleteFunc(ends, func(p int32, end int64) bool { return told[p].LogStart >= end })
 }
 
 // observe asks one agent after the other for the watermarks of all partitions.
@@ -123,7 +148,7 @@ func (l *Load) observe(ctx context.Context, r *rand.Rand) {
 		defer client.Close()
 		clients = append(clients, client)
 	}
-	tick := time.NewTicker(observeEvery)
+	tick := time.NewTicker(l.cfg.Observe)
 	defer tick.Stop()
 	for {
 		select {

@@ -11,7 +11,9 @@ package workload
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -33,7 +35,10 @@ type Config struct {
 	Rate       int      // records a second of each producer
 	Racks      []string // a consumer that follows from each; "": from none
 	Seed       uint64
-	Stuck      func() // is called when something is not done in time, before the test fails
+	Configs    map[string]string // of the topic
+	Trims      bool              // the topic's records go from the front: consumers are led to its new start
+	Observe    time.Duration     // how often the observer asks; 0: observeEvery
+	Stuck      func()            // is called when something is not done in time, before the test fails
 }
 
 const (
@@ -64,6 +69,7 @@ type Load struct {
 	stopReading context.CancelFunc
 	readers     sync.WaitGroup
 	followers   []*follower
+	settled     bool
 	progress    progress
 	torn        torn
 }
@@ -71,6 +77,9 @@ type Load struct {
 // Start creates the topic and starts a load, which runs until Finish or the test's end.
 func Start(t testing.TB, h *history.History, cfg Config) *Load {
 	t.Helper()
+	if cfg.Observe == 0 {
+		cfg.Observe = observeEvery
+	}
 	l := &Load{t: t, h: h, cfg: cfg}
 	l.progress.begun = map[int32]time.Time{}
 	l.createTopic()
@@ -144,6 +153,11 @@ func (l *Load) createTopic() {
 	req := kmsg.NewPtrCreateTopicsRequest()
 	topic := kmsg.NewCreateTopicsRequestTopic()
 	topic.Topic, topic.NumPartitions, topic.ReplicationFactor = l.cfg.Topic, l.cfg.Partitions, int16(len(l.cfg.Agents))
+	for _, name := range slices.Sorted(maps.Keys(l.cfg.Configs)) {
+		c := kmsg.NewCreateTopicsRequestTopicConfig()
+		c.Name, c.Value = name, kmsg.StringPtr(l.cfg.Configs[name])
+		topic.Configs = append(topic.Configs, c)
+	}
 	req.Topics = append(req.Topics, topic)
 	resp, err := req.RequestWith(l.t.Context(), client)
 	if err == nil {
