@@ -50,7 +50,7 @@ const (
 	// partitions. Not shorter: it gives up its place in the line. Not longer: clients
 	// give up after 30 s.
 	laggingPatience = 5 * time.Second
-	// mixedPatience is that of a request that has found records at the tail of others. Not
+	// mixedPatience is that of a request that has records at the tail of others to read, too. Not
 	// shorter: it would hardly ever come to read those that lag while many do. Not
 	// longer: the records that it has wait.
 	mixedPatience = 500 * time.Millisecond

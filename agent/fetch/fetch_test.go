@@ -44,6 +44,7 @@ type log struct {
 	gone      func(key string) // called when an object that is read is not there
 	before    func(key string) // called before each read of the object store
 	read      atomic.Int64     // bytes that were asked of the cache
+	cold      atomic.Int64     // reads that were asked of it for lagging readers
 }
 
 // counted counts what is asked of the cache.
@@ -54,6 +55,9 @@ type counted struct {
 
 func (c counted) Read(ctx context.Context, r cache.Range, dst [][]byte) ([][]byte, error) {
 	c.l.read.Add(int64(r.Length))
+	if r.Cold {
+		c.l.cold.Add(1)
+	}
 	return c.Cache.Read(ctx, r, dst)
 }
 
@@ -451,6 +455,26 @@ func TestDamageIsReportedAndNeverServed(t *testing.T) {
 		}
 		if got := ask(1); got != "KAFKA_STORAGE_ERROR" {
 			t.Errorf("from offset 1: %q, want KAFKA_STORAGE_ERROR", got)
+		}
+	})
+}
+
+// A partition that cannot be read, or whose first batch is too large, must not keep the others of
+// its request from their first batch.
+func TestTheFirstBatchComesFromWhoeverHasOne(t *testing.T) {
+	withLog(t, func(l *log) {
+		for p := range int32(2) {
+			l.append(p, false, encode(t, rec{"a", 1}))
+			l.append(p, false, encode(t, rec{"b", 1}))
+		}
+		if err := l.objects.Delete(l.t.Context(), tiering.SegmentID{Session: l.session.id, Seq: 1}.Key()); err != nil {
+			t.Fatal(err)
+		}
+		for _, limit := range []int{1, 10} {
+			got := l.fetch(fetch.Request{MaxBytes: 1 << 20, Partitions: []fetch.Partition{from(0, 0, limit), from(1, 0, limit), from(1, 1, limit)}})
+			if want := []string{"KAFKA_STORAGE_ERROR", "0=a ", ""}; fmt.Sprint(got) != fmt.Sprint(want) {
+				t.Errorf("%d bytes of each: %q, want %q", limit, got, want)
+			}
 		}
 	})
 }

@@ -145,6 +145,9 @@ func TestTailReadsPassAFullLaggingLane(t *testing.T) {
 		if got := l.valuesOf((<-l.begin(ctx, one(0, 3)))[0]); got != "3=old3" {
 			t.Errorf("again: %q", got)
 		}
+		if got := l.cold.Load(); got != 6 {
+			t.Errorf("%d reads of the cache were for lagging readers, want 6", got)
+		}
 		if want := [2]int{3, 6}; l.seen.reads != want {
 			t.Errorf("%v reads by lane, want %v", l.seen.reads, want)
 		}
@@ -174,6 +177,7 @@ func TestTheWaitForTheLaneIsBounded(t *testing.T) {
 			{"a lagging partition alone", one(0, 5), []string{""}, 5 * time.Second},
 			{"one at the tail beside it", both(from(0, 5, 100), from(1, 0, 100)), []string{"", "0=short"}, 500 * time.Millisecond},
 			{"in the other order", both(from(1, 0, 100), from(0, 5, 100)), []string{"0=short", ""}, 500 * time.Millisecond},
+			{"and no room for both", fetch.Request{MaxBytes: 100, Partitions: []fetch.Partition{from(0, 5, 100), from(1, 0, 100)}}, []string{"", "0=short"}, 500 * time.Millisecond},
 			{"an idle one beside it", both(from(0, 5, 100), from(1, 1, 100)), []string{"", ""}, 5 * time.Second},
 		} {
 			start := time.Now()
@@ -186,8 +190,8 @@ func TestTheWaitForTheLaneIsBounded(t *testing.T) {
 				t.Errorf("%s: took %v, want %v", c.name, took, c.took)
 			}
 		}
-		if got := l.seen.waits[false]; len(got) != 4 {
-			t.Errorf("given up after %v, want four times", got)
+		if got := l.seen.waits[false]; len(got) != 5 {
+			t.Errorf("given up after %v, want five times", got)
 		}
 		// Nobody waits for a client that is gone.
 		gone, cancel := context.WithCancel(ctx)

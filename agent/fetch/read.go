@@ -38,7 +38,7 @@ func (r *Reader) read(ctx context.Context, req *Request, results []Result) {
 		return
 	}
 	patience := laggingPatience
-	if taken > 0 {
+	if len(tail.due) > 0 {
 		patience = mixedPatience
 	}
 	wait, cancel := context.WithTimeout(ctx, patience)
