@@ -34,6 +34,7 @@ import (
 	"github.com/floelog/floe/agent/kafka"
 	"github.com/floelog/floe/agent/peer"
 	"github.com/floelog/floe/agent/txn"
+	"github.com/floelog/floe/compaction/job"
 	"github.com/floelog/floe/metadata"
 	"github.com/floelog/floe/metadata/catalogue"
 	"github.com/floelog/floe/metadata/journal"
@@ -107,6 +108,9 @@ type Parts struct {
 	Listener    net.Listener // for Kafka clients; nil: none, as in a simulation, see Ports
 	RPCListener net.Listener // for other agents; nil: they reach SequenceHere by Peers
 	Peers       Peers        // nil: gRPC to the other agents' RPC addresses
+	// Jobs may put something between a simulation's agent and the journals that its jobs
+	// change; the numbers are those of the jobs' objects. nil: nothing.
+	Jobs func(job.Journals, job.Segments) job.Journals
 	// Machines may put something between a simulation's agent and the machines of its
 	// coordinators, "groups" and "transactions"; nil: nothing.
 	Machines func(name string, load coordinator.Load) coordinator.Load

@@ -14,7 +14,7 @@ const rollupEvery = time.Second
 
 // jobs is what all jobs of a life share; see compaction/job.
 type jobs struct {
-	journals journals
+	journals job.Journals
 	claims   *claims
 	policies *policies
 	writer   *job.Writer
@@ -28,6 +28,9 @@ func (a *Agent) newJobs(l *life) *jobs {
 		claims:   a.newClaims(l.session),
 		policies: newPolicies(a.catalogue, a.cfg.Kafka.TopicDefaults),
 		pace:     job.NewPace(a.cfg.JobsRate, a.isBusy, time.Now),
+	}
+	if a.parts.Jobs != nil {
+		j.journals = a.parts.Jobs(j.journals, l.pipeline)
 	}
 	j.writer = &job.Writer{
 		Journals: j.journals, Segments: l.pipeline, Objects: a.parts.Objects, Cluster: a.clusterID,
