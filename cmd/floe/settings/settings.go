@@ -72,7 +72,11 @@ type Settings struct {
 	RollupAge         time.Duration
 	RollupSize        Bytes
 	CarryAge          time.Duration
+	MergeTarget       Bytes
+	MergeAge          time.Duration
+	JobsRate          Bytes
 	CleanMemory       Bytes
+	CleanMinBytes     Bytes
 	CleanInterval     time.Duration
 	GCInterval        time.Duration
 	GCGrace           time.Duration

@@ -229,10 +229,34 @@ var table = []Setting{
 		field:   func(s *Settings) any { return &s.CarryAge },
 	},
 	{
+		Name: "merge-target", Group: "Tiers", Default: "32MiB", Min: "64KiB", Max: "256MiB", Commands: serving,
+		Meaning: "size that merged runs of a partition aim at; runs of a quarter of it are never written again",
+		Why:     "Smaller: more objects and requests for the same records. Larger: each byte is written more often, and a merge holds up to twice as much memory.",
+		field:   func(s *Settings) any { return &s.MergeTarget },
+	},
+	{
+		Name: "merge-age", Group: "Tiers", Default: "1m", Min: "10ms", Max: "1h", Commands: serving,
+		Meaning: "how long extents that are worth merging wait for more of them, unless they fill a segment",
+		Why:     "Shorter: a cluster with little traffic pays more PUTs. Longer: the state of its partitions holds more extents, and reading them takes more requests.",
+		field:   func(s *Settings) any { return &s.MergeAge },
+	},
+	{
+		Name: "jobs-rate", Group: "Tiers", Default: "128MiB", Min: "0B", Max: "64GiB", Commands: serving,
+		Meaning: "bytes per second that merging and log compaction of this agent may move; an eighth of it while clients keep it busy; 0: no limit",
+		Why:     "Smaller: small extents pile up under a load that lasts. Larger: clients share processor and network with jobs.",
+		field:   func(s *Settings) any { return &s.JobsRate },
+	},
+	{
 		Name: "clean-memory", Group: "Tiers", Default: "64MiB", Min: "1MiB", Max: "64GiB", Commands: serving,
 		Meaning: "memory in which one pass of log compaction holds the keys of a partition, some 30 bytes each",
 		Why:     "Smaller: a partition with more new keys than fit is read again for each part of them. Larger: it comes on top of memory-budget while a partition with that many keys is compacted. 64MiB are two million keys.",
 		field:   func(s *Settings) any { return &s.CleanMemory },
+	},
+	{
+		Name: "clean-min-bytes", Group: "Tiers", Default: "1MiB", Min: "0B", Max: "1TiB", Commands: serving,
+		Meaning: "bytes that must be new in a partition for log compaction at once; with fewer it has a pass every 40 clean-intervals",
+		Why:     "Smaller: a thousand small compacted partitions with a little traffic cost a thousand PUTs a minute. Larger: they hold more that is superseded. A topic's max.compaction.lag.ms is kept all the same.",
+		field:   func(s *Settings) any { return &s.CleanMinBytes },
 	},
 	{
 		Name: "clean-interval", Group: "Tiers", Default: "15s", Min: "100ms", Max: "1h", Commands: serving,
