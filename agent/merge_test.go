@@ -1,8 +1,8 @@
 package agent_test
 
 import (
+	"bytes"
 	"context"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -11,6 +11,7 @@ import (
 	"github.com/floelog/floe/agent/kafka"
 	"github.com/floelog/floe/metadata/catalogue"
 	"github.com/floelog/floe/metadata/shard"
+	"github.com/floelog/floe/protocol/batch"
 	"github.com/floelog/floe/tiering"
 	"github.com/floelog/floe/tiering/objstore"
 )
@@ -43,7 +44,14 @@ func (s *countedStore) List(ctx context.Context, prefix, after string, limit int
 // sendLarge appends a batch that is too large to be committed inline.
 func (c *cluster) sendLarge(n *node, topic *catalogue.Topic, partition int32) {
 	c.t.Helper()
-	data, meta := records(c.t, strings.Repeat("v", 20<<10))
+	now := time.Now().UnixMilli()
+	builder := batch.NewBuilder(batch.PlainFields(now))
+	builder.Add(batch.Record{Value: bytes.Repeat([]byte("v"), 20<<10)})
+	data, err := builder.AppendTo(nil)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	meta := shard.Batch{Length: int32(len(data)), Count: 1, MaxTimestamp: now, ProducerID: -1}
 	b := &kafka.AppendBatch{Partition: tiering.TopicPartition{Topic: topic.ID, Partition: partition},
 		Shard: tiering.ShardOf(topic.FirstShard, partition, numShards), Data: data, Meta: meta}
 	done := make(chan struct{})
