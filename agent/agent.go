@@ -14,6 +14,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -83,6 +84,7 @@ type Config struct {
 
 	CarryAge        time.Duration // after which records that no segment took along are stored by themselves; 0: 5 seconds
 	SnapshotRecords uint64        // journal records between two snapshots of a shard; 0: the journal's default
+	SnapshotAge     time.Duration // for how long a journal may hold a record that no snapshot does; 0: 5 minutes
 
 	Kafka          kafka.Settings
 	Groups         group.Settings
@@ -128,9 +130,7 @@ const (
 	// producers are told to try again. Longer than a store's usual trouble, shorter than the
 	// two minutes after which producers give up.
 	uploadTime = 60 * time.Second
-	// snapshotAge is for how long a journal may hold a record that no snapshot does. Shorter:
-	// shards with little traffic cost a PUT each time. Longer: garbage that carries journal
-	// records is kept for longer.
+	// snapshotAge is Config.SnapshotAge unless it is given.
 	snapshotAge = 5 * time.Minute
 	// maxControlBytes bounds a request of any API but Produce, and controlMemory what all of
 	// them may hold while they are decoded and served, which can take 16 times their size.
@@ -377,7 +377,7 @@ func (a *Agent) assemble(c catalogue.Cluster) error {
 	log := a.parts.Log
 	a.catalogue = catalogue.New(a.parts.Meta, a.keys, c, catalogue.Config{Log: log})
 	a.agents = membership.NewAgents(a.parts.Meta, a.keys, membership.AgentsConfig{Log: log})
-	a.set = journal.New(journal.Config{Keys: a.keys, Shards: c.Shards, SnapshotRecords: a.cfg.SnapshotRecords, SnapshotAge: snapshotAge}, journal.Parts{
+	a.set = journal.New(journal.Config{Keys: a.keys, Shards: c.Shards, SnapshotRecords: a.cfg.SnapshotRecords, SnapshotAge: cmp.Or(a.cfg.SnapshotAge, snapshotAge)}, journal.Parts{
 		Store: a.parts.Meta, Objects: a.parts.Objects, Log: log, Now: time.Now, Nonce: nonce, Observe: troubled{a.metrics, &a.carrier},
 		Committed: a.carrier.committed,
 		Applied:   func(id tiering.ShardID, rec *shard.Record) { a.reader.Applied(id, rec) },

@@ -72,6 +72,9 @@ type Settings struct {
 	RollupAge         time.Duration
 	RollupSize        Bytes
 	CarryAge          time.Duration
+	SnapshotAge       time.Duration
+	SnapshotRecords   int
+	ManifestExtents   int
 	MergeTarget       Bytes
 	MergeAge          time.Duration
 	JobsRate          Bytes

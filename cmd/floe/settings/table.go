@@ -229,6 +229,18 @@ var table = []Setting{
 		field:   func(s *Settings) any { return &s.CarryAge },
 	},
 	{
+		Name: "snapshot-age", Group: "Writing", Default: "5m", Min: "1s", Max: "24h", Commands: serving,
+		Meaning: "for how long a shard's journal may hold a record that no snapshot does",
+		Why:     "Shorter: shards with little traffic cost a PUT each time. Longer: garbage that carries journal records is kept for longer.",
+		field:   func(s *Settings) any { return &s.SnapshotAge },
+	},
+	{
+		Name: "snapshot-records", Group: "Writing", Default: "2000", Min: "10", Max: "1000000", Commands: serving,
+		Meaning: "records of a shard's journal after which its state is stored as a snapshot",
+		Why:     "Smaller: more PUTs, of states that are large where there are many partitions. Larger: a takeover reads more of the journal, and etcd holds it.",
+		field:   func(s *Settings) any { return &s.SnapshotRecords },
+	},
+	{
 		Name: "merge-target", Group: "Tiers", Default: "32MiB", Min: "64KiB", Max: "256MiB", Commands: serving,
 		Meaning: "size that merged runs of a partition aim at; runs of a quarter of it are never written again",
 		Why:     "Smaller: more objects and requests for the same records. Larger: each byte is written more often, and a merge holds up to twice as much memory.",
@@ -239,6 +251,12 @@ var table = []Setting{
 		Meaning: "how long extents that are worth merging wait for more of them, unless they fill a segment",
 		Why:     "Shorter: a cluster with little traffic pays more PUTs. Longer: the state of its partitions holds more extents, and reading them takes more requests.",
 		field:   func(s *Settings) any { return &s.MergeAge },
+	},
+	{
+		Name: "manifest-extents", Group: "Tiers", Default: "256", Min: "4", Max: "4096", Commands: serving,
+		Meaning: "extents of a partition that move out of its state into one object, a manifest, when half as many more are there",
+		Why:     "Smaller: a partition has more manifests, each named in its state. Larger: states hold more, and a reader of old records reads larger manifests.",
+		field:   func(s *Settings) any { return &s.ManifestExtents },
 	},
 	{
 		Name: "jobs-rate", Group: "Tiers", Default: "128MiB", Min: "0B", Max: "64GiB", Commands: serving,
