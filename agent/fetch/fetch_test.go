@@ -11,7 +11,6 @@ import (
 
 	"github.com/floelog/floe/agent/fetch"
 	"github.com/floelog/floe/metadata/shard"
-	"github.com/floelog/floe/protocol/batch"
 	"github.com/floelog/floe/tiering"
 	"github.com/floelog/floe/tiering/objstore"
 )
