@@ -134,6 +134,11 @@ func newCluster(t *testing.T) *cluster {
 // start runs an agent; with id 0 it takes the lowest that is free.
 func (c *cluster) start(name string, id int32, objects objstore.Store) *node {
 	c.t.Helper()
+	return c.startWith(name, id, objects, peers{c})
+}
+
+func (c *cluster) startWith(name string, id int32, objects objstore.Store, peers agent.Peers) *node {
+	c.t.Helper()
 	n := &node{meta: c.server.Client(name), ended: make(chan struct{})}
 	n.hooked = &hookedMeta{Store: n.meta}
 	a, err := agent.New(agent.Config{
@@ -143,7 +148,7 @@ func (c *cluster) start(name string, id int32, objects objstore.Store) *node {
 		InlineMax: 16 << 10, InlineRate: 4 << 20, RollupAge: time.Minute, RollupBytes: 4 << 20, SnapshotRecords: 3,
 		Groups: group.DefaultSettings(), Transactions: txn.DefaultSettings(), ProducerExpiry: time.Hour, RequestMemory: 64 << 20, CacheBytes: 8 << 20, DrainTimeout: drainTimeout,
 	}, agent.Parts{
-		Meta: n.hooked, Objects: objects, Log: slog.New(slog.DiscardHandler), Registry: noRegistry{}, Peers: peers{c},
+		Meta: n.hooked, Objects: objects, Log: slog.New(slog.DiscardHandler), Registry: noRegistry{}, Peers: peers,
 	})
 	if err != nil {
 		c.t.Fatal(err)

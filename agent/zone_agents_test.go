@@ -1,0 +1,118 @@
+package agent_test
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/floelog/floe/agent/kafka"
+	"github.com/floelog/floe/metadata/catalogue"
+	"github.com/floelog/floe/tiering"
+	"github.com/floelog/floe/tiering/cache"
+	"github.com/floelog/floe/tiering/objstore"
+)
+
+// zonePeers are peers that serve blocks, too.
+type zonePeers struct{ peers }
+
+func (p zonePeers) Block(ctx context.Context, addr string, r cache.Range) ([]byte, error) {
+	n, err := p.at(addr)
+	if err != nil {
+		return nil, err
+	}
+	out, err := n.BlockHere(ctx, r)
+	return objstore.Body(out).Copy(), err
+}
+
+// fetchedBytes notes what was got of segments for consumers, from where to where, by key.
+type fetchedBytes struct {
+	objstore.Store
+	mu   sync.Mutex
+	seen map[string][][2]int64
+}
+
+func (s *fetchedBytes) GetRange(ctx context.Context, key string, off, n int64) ([]byte, error) {
+	if objstore.PurposeOf(ctx) == objstore.Fetch && strings.HasPrefix(key, tiering.SegmentPrefix) {
+		s.mu.Lock()
+		s.seen[key] = append(s.seen[key], [2]int64{off, off + n})
+		s.mu.Unlock()
+	}
+	return s.Store.GetRange(ctx, key, off, n)
+}
+
+// consume reads all partitions of a topic at an agent, and returns how many bytes there are.
+func (c *cluster) consume(n *node, topic *catalogue.Topic) (bytes int) {
+	for p := range int32(numShards) {
+		for offset := tiering.Offset(0); ; offset++ {
+			res := n.Ports().Reader.Fetch(c.t.Context(), kafka.FetchRequest{MaxBytes: 1 << 20, Partitions: []kafka.FetchPartition{{
+				Partition: kafka.Partition{TopicPartition: tiering.TopicPartition{Topic: topic.ID, Partition: p}, Shard: tiering.ShardOf(topic.FirstShard, p, numShards)},
+				Offset:    offset, MaxBytes: 1,
+			}}})
+			if res[0].Code != 0 {
+				c.t.Errorf("partition %d at %d: code %d", p, offset, res[0].Code)
+			}
+			if offset == res[0].HighWatermark {
+				break
+			}
+			bytes += int(objstore.Body(res[0].Records).Size())
+		}
+	}
+	return bytes
+}
+
+// However many agents of a zone read what other agents wrote, the store is asked once for it,
+// and an agent that is gone is done without.
+func TestAgentsOfAZoneFetchABlockOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		s := &fetchedBytes{Store: c.objects, seen: map[string][][2]int64{}}
+		writer := c.startWith("w", 1, s, zonePeers{peers{c}})
+		c.ready(writer)
+		topic := c.topic(writer, "x")
+		for p := range int32(numShards) {
+			for range 5 {
+				c.sendLarge(writer, topic, p)
+			}
+		}
+		writer.stop() // what it wrote is in nobody's memory any more
+		<-writer.ended
+		var nodes []*node
+		for i, name := range []string{"a", "b", "d"} {
+			n := c.startWith(name, int32(i+2), s, zonePeers{peers{c}})
+			c.ready(n)
+			nodes = append(nodes, n)
+		}
+		time.Sleep(time.Second) // until all know of each other
+		want := c.consume(nodes[0], topic)
+		for _, n := range nodes[1:] {
+			if got := c.consume(n, topic); got != want || got < 5*numShards*20<<10 {
+				t.Errorf("%d bytes were read, want %d", got, want)
+			}
+		}
+		s.mu.Lock()
+		for key, ranges := range s.seen {
+			for i, r := range ranges {
+				for _, o := range ranges[:i] {
+					if r[0] < o[1] && o[0] < r[1] {
+						t.Errorf("of %s, %v and %v were got", key, o, r)
+					}
+				}
+			}
+		}
+		if len(s.seen) == 0 {
+			t.Error("nothing was got from the store")
+		}
+		s.mu.Unlock()
+		nodes[1].meta.Partition() // it still has its lease, and answers nobody
+		c.mu.Lock()
+		delete(c.nodes, "b:9094")
+		c.mu.Unlock()
+		if got := c.consume(nodes[2], topic); got != want {
+			t.Errorf("%d bytes were read, want %d", got, want)
+		}
+		c.end(append(nodes, writer)...)
+	})
+}
