@@ -1,6 +1,8 @@
 package compaction
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,12 +19,78 @@ import (
 // errFutile says that a run would have as many extents as before.
 var errFutile = errors.New("nothing would become one: holes that no batch before them can cover")
 
-// build reads a run and puts it together: its batches as one extent, which covers the holes
-// among them. hot reports whether all of it was in memory.
-func (m *Merger) build(ctx context.Context, c *candidate) (run job.Run, hot bool, err error) {
+const (
+	// nearby is how far apart two ranges of a segment may be to be fetched together. Less would
+	// cost more GETs; more would fetch what nobody needs.
+	nearby = 256 << 10
+	// wholeBlocks is how long an extent must be to keep the cache's blocks that it lies in while
+	// the segment is made; shorter ones are copied out of them. Less would hold many times the
+	// bytes that are merged; more would copy for nothing.
+	wholeBlocks = 1 << 20
+)
+
+// source is an extent of a pack, to be read.
+type source struct {
+	of     int // in pack.of
+	extent int // in its extents
+	cache.Range
+}
+
+// sources returns what a pack is made of in the order in which it lies in the store, whatever
+// partitions it is of, so that each block is fetched once.
+func sources(s *pack) (out []source) {
+	for i := range s.of {
+		for k := range s.of[i].extents {
+			if e := &s.of[i].extents[k]; !e.IsHole() {
+				out = append(out, source{i, k, cache.Range{Segment: e.Segment, Position: e.Position, Length: int(e.Length), Cold: true}})
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b source) int {
+		return cmp.Or(bytes.Compare(a.Segment.Session[:], b.Segment.Session[:]), cmp.Compare(a.Segment.Seq, b.Segment.Seq), cmp.Compare(a.Position, b.Position))
+	})
+	for i := len(out) - 1; i >= 0; i-- {
+		end := out[i].Position + tiering.Position(out[i].Length)
+		out[i].End = end
+		if i+1 < len(out) && out[i+1].Segment == out[i].Segment && out[i+1].Position <= end+nearby {
+			out[i].End = out[i+1].End
+		}
+	}
+	return out
+}
+
+// read reads all extents of a pack. Of a candidate that cannot be read, errs has the reason.
+func (m *Merger) read(ctx context.Context, s *pack) (data [][][][]byte, errs []error, hot bool) {
+	data, errs, hot = make([][][][]byte, len(s.of)), make([]error, len(s.of)), true
+	for i := range s.of {
+		data[i] = make([][][]byte, len(s.of[i].extents))
+	}
+	for _, r := range sources(s) {
+		if errs[r.of] != nil {
+			continue
+		}
+		here := m.parts.Hot(r.Range)
+		got, err := m.parts.Reader.Read(ctx, r.Range, nil)
+		if ctx.Err() != nil {
+			return nil, nil, false
+		}
+		if err != nil {
+			errs[r.of] = fmt.Errorf("the extent at offset %d: %w", s.of[r.of].extents[r.extent].Base, err)
+			continue
+		}
+		if !here && r.Length < wholeBlocks {
+			got = [][]byte{slices.Concat(got...)}
+		}
+		data[r.of][r.extent] = got
+		hot = hot && here
+	}
+	return data, errs, hot
+}
+
+// build puts a run together: its batches as one extent, which covers the holes among them.
+func build(c *candidate, data [][][]byte) (run job.Run, err error) {
 	run = job.Run{Shard: c.shard, Partition: c.partition, Epochs: c.epochs, Of: shard.DigestOf(c.extents)}
-	hot = true
-	last := 0 // in run.Data: the slices of the extent read last
+	last := 0 // in run.Data: the slices of the extent before
 	for i := range c.extents {
 		e := &c.extents[i]
 		n := len(run.With)
@@ -40,21 +108,17 @@ func (m *Merger) build(ctx context.Context, c *candidate) (run job.Run, hot bool
 			run.With = append(run.With, tiering.Extent{Base: e.Base, MaxTimestamp: tiering.NoTimestamp})
 			n++
 		}
-		r := cache.Range{Segment: e.Segment, Position: e.Position, Length: int(e.Length), Cold: true}
-		hot = hot && m.parts.Hot(r)
 		last = len(run.Data)
-		if run.Data, err = m.parts.Reader.Read(ctx, r, run.Data); err != nil {
-			return run, false, fmt.Errorf("the extent at offset %d: %w", e.Base, err)
-		}
+		run.Data = append(run.Data, data[i]...)
 		w := &run.With[n-1]
 		w.Count += e.Count
 		w.Length += e.Length
 		w.MaxTimestamp = max(w.MaxTimestamp, e.MaxTimestamp)
 	}
 	if len(run.With) >= len(c.extents) {
-		return run, false, errFutile
+		return run, errFutile
 	}
-	return run, hot, nil
+	return run, nil
 }
 
 // cover lets the last batch of a run reach over the hole behind it, if it may: a batch has one

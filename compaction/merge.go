@@ -141,22 +141,24 @@ func (m *Merger) merge(ctx context.Context, s pack) error {
 		return err
 	}
 	ctx = objstore.WithPurpose(ctx, objstore.Merge)
-	seg := job.Segment{Level: s.level, Purpose: objstore.Merge, Offer: true}
+	data, errs, hot := m.read(ctx, &s)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	seg := job.Segment{Level: s.level, Purpose: objstore.Merge, Offer: hot}
 	read, extents := int64(0), 0
 	for i := range s.of {
-		c := &s.of[i]
-		run, hot, err := m.build(ctx, c)
-		switch {
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case err != nil:
+		c, run, err := &s.of[i], job.Run{}, errs[i]
+		if err == nil {
+			run, err = build(c, data[i])
+		}
+		if err != nil {
 			m.setAside(c, err)
 			continue
 		}
 		delete(m.failed, c.partition)
 		read += c.bytes
 		extents += len(c.extents)
-		seg.Offer = seg.Offer && hot
 		seg.Runs = append(seg.Runs, run)
 	}
 	if len(seg.Runs) == 0 {

@@ -20,6 +20,7 @@ import (
 	"github.com/floelog/floe/metadata/shard"
 	"github.com/floelog/floe/protocol/batch"
 	"github.com/floelog/floe/tiering"
+	"github.com/floelog/floe/tiering/cache"
 	"github.com/floelog/floe/tiering/objstore"
 	"github.com/floelog/floe/tiering/objstore/faults"
 	"github.com/floelog/floe/tiering/segment"
@@ -196,6 +197,59 @@ func checkSegment(t *testing.T, w *jobtest.World, info objstore.Info) uint8 {
 		}
 	}
 	return h.Level
+}
+
+// An agent that has nothing of what it merges in memory fetches each block once, however many
+// partitions lie in it.
+func TestMergingWithoutMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const partitions, flushes, block = 100, 40, 64 << 10
+		w := jobtest.New(t, 2)
+		rng := rand.New(rand.NewPCG(1, 2))
+		for range flushes {
+			var parts []jobtest.Part
+			for p := range partitions {
+				parts = append(parts, jobtest.Part{Partition: partition(int32(p)), Batches: [][]byte{w.Batch(5, value(rng, 200+rng.IntN(2000)))}})
+			}
+			w.Flush(parts...)
+		}
+		stored := int64(0)
+		page, err := w.Objects.List(t.Context(), tiering.SegmentPrefix, "", 1000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, info := range page {
+			stored += info.Size
+		}
+		before := everything(w, partitions)
+		objects := &counted{Store: w.Objects}
+		cold, err := cache.New(objects, segment.VerifyBatches, cache.Options{Capacity: 8 * block, BlockSize: block, ReadAhead: -1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer cold.Close()
+		rules := smallRules
+		rules.Target = 16 << 20
+		m := compaction.NewMerger(compaction.MergeConfig{Rules: rules, Age: time.Minute}, compaction.MergeParts{
+			Journals: w, Claims: w, Policies: fixed{job.Policy{Delete: true}}, Reader: cold, Writer: writer(w, w.Objects), Hot: cold.Has,
+			Pace: job.NewPace(0, nil, time.Now), Now: time.Now, Log: slog.New(slog.DiscardHandler),
+		})
+		for range 2 {
+			if err := m.Tick(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+		}
+		if s := m.Stats(); s.Runs != partitions || s.Extents != partitions*flushes || s.Segments != 1 {
+			t.Errorf("%+v", s)
+		}
+		if gets, most := objects.all.Load(), stored/block+2*flushes; gets > most {
+			t.Errorf("%d GETs for %d bytes in blocks of %d, want at most %d", gets, stored, block, most)
+		}
+		if !same(before, everything(w, partitions)) {
+			t.Error("partitions read otherwise after a merge")
+		}
+	})
 }
 
 // Holes that log compaction left become one with each other, or part of the batch before them.
