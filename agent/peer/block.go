@@ -5,9 +5,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/stats"
 	grpcstatus "google.golang.org/grpc/status"
 
 	"github.com/floelog/floe/metadata"
@@ -97,11 +99,45 @@ func (c *Client) Block(ctx context.Context, addr string, r cache.Range) ([]byte,
 	return answer[1:], nil
 }
 
+// maxBlockCalls bounds the answers to Block that are made or being sent at a time. Not smaller:
+// all agents of a zone ask at once when a replay begins. Not larger: each holds a block that may
+// have left the cache meanwhile, for as long as the other side takes to read it.
+const maxBlockCalls = 64
+
 // service is what a Server serves.
 type service struct {
 	Leader
 	blocks Blocks
+	calls  *blockCalls
 }
+
+// blockCalls counts the calls of Block under way, up to the last byte that is sent: a handler
+// returns before that. It is a stats.Handler, which gRPC tells of both ends.
+type blockCalls struct{ n atomic.Int64 }
+
+type blockCallKey struct{}
+
+// TagRPC implements stats.Handler, as do the next three.
+func (c *blockCalls) TagRPC(ctx context.Context, info *stats.RPCTagInfo) context.Context {
+	if info.FullMethodName != "/"+serviceName+"/"+blockMethod {
+		return ctx
+	}
+	c.n.Add(1)
+	return context.WithValue(ctx, blockCallKey{}, true)
+}
+
+// HandleRPC ends what TagRPC began.
+func (c *blockCalls) HandleRPC(ctx context.Context, s stats.RPCStats) {
+	if _, ended := s.(*stats.End); ended && ctx.Value(blockCallKey{}) != nil {
+		c.n.Add(-1)
+	}
+}
+
+// TagConn does nothing.
+func (c *blockCalls) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
+
+// HandleConn does nothing.
+func (c *blockCalls) HandleConn(context.Context, stats.ConnStats) {}
 
 func handleBlock(srv any, ctx context.Context, receive func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
 	var in []byte
@@ -112,7 +148,11 @@ func handleBlock(srv any, ctx context.Context, receive func(any) error, _ grpc.U
 	if err != nil {
 		return nil, grpcstatus.Error(codes.InvalidArgument, err.Error())
 	}
-	out, err := srv.(service).blocks.BlockHere(objstore.WithPurpose(ctx, purpose), r)
+	sv := srv.(service)
+	if sv.calls.n.Load() > maxBlockCalls {
+		return nil, grpcstatus.Error(codes.ResourceExhausted, "too many blocks are being served")
+	}
+	out, err := sv.blocks.BlockHere(objstore.WithPurpose(ctx, purpose), r)
 	switch {
 	case errors.Is(err, cache.ErrBusy):
 		return nil, grpcstatus.Error(codes.ResourceExhausted, err.Error())

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -98,6 +99,40 @@ func TestBlocksThatAreNotToBeHad(t *testing.T) {
 	}
 	if _, err := oldClient.Block(t.Context(), "127.0.0.1:1", someRange); err == nil {
 		t.Error("nobody answered")
+	}
+}
+
+// Answers count until they are sent: as many as are allowed wait for a client that has not
+// opened its window, and the next is refused; when they end, there is room again.
+func TestBlocksUnderWayAreBounded(t *testing.T) {
+	b := &cached{hang: true}
+	addr, c := serve(t, &asked{blocks: b})
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	var busy atomic.Int64
+	for range maxBlockCalls + 10 {
+		wg.Go(func() {
+			if _, err := c.Block(ctx, addr, someRange); errors.Is(err, cache.ErrBusy) {
+				if busy.Add(1) == 10 {
+					cancel() // the others hang
+				}
+			}
+		})
+	}
+	wg.Wait()
+	cancel()
+	if n := busy.Load(); n != 10 {
+		t.Errorf("%d of %d were refused, want 10", n, maxBlockCalls+10)
+	}
+	b.mu.Lock()
+	b.hang, b.out = false, [][]byte{[]byte("abcdefg")}
+	b.mu.Unlock()
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		if _, err := c.Block(t.Context(), addr, someRange); err == nil {
+			return
+		} else if !errors.Is(err, cache.ErrBusy) || time.Now().After(deadline) {
+			t.Fatalf("after all calls ended: %v", err)
+		}
 	}
 }
 

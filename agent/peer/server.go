@@ -23,7 +23,9 @@ type Server struct{ grpc *grpc.Server }
 
 // NewServer returns a server for what other agents ask of l and, unless it is nil, of blocks.
 func NewServer(l Leader, blocks Blocks) *Server {
+	calls := &blockCalls{}
 	s := grpc.NewServer(
+		grpc.StatsHandler(calls),
 		grpc.ForceServerCodecV2(rawCodec{}),
 		grpc.MaxRecvMsgSize(maxMessage),
 		// Each agent has one submission under way per shard, so this is for the shards of
@@ -34,7 +36,7 @@ func NewServer(l Leader, blocks Blocks) *Server {
 	if blocks != nil {
 		methods = append(methods, grpc.MethodDesc{MethodName: blockMethod, Handler: handleBlock})
 	}
-	s.RegisterService(&grpc.ServiceDesc{ServiceName: serviceName, HandlerType: (*Leader)(nil), Methods: methods}, service{l, blocks})
+	s.RegisterService(&grpc.ServiceDesc{ServiceName: serviceName, HandlerType: (*Leader)(nil), Methods: methods}, service{l, blocks, calls})
 	return &Server{s}
 }
 
