@@ -70,7 +70,7 @@ type Config struct {
 	RollupBytes int64
 	MergeTarget int64         // bytes of a merged extent; 0: 32 MiB
 	MergeAge    time.Duration // for how long what is worth merging waits for more; 0: a minute
-	MergeEvery  time.Duration // how often extents are looked at; 0: a second
+	MergeEvery  time.Duration // how often extents are looked at; 0: a quarter of MergeAge, at most a second
 	JobsRate    float64       // bytes per second that jobs may move; 0: no limit
 	// ManifestExtents is how many extents move into a manifest at a time; 0: 256.
 	ManifestExtents int

@@ -17,6 +17,10 @@ import (
 // in trouble is asked by every agent all the time. Longer: what piled up waits after it is well.
 const maxJobPause = time.Minute
 
+// mergeEveryLeast bounds how often extents are looked at, which takes processor time where there
+// are many partitions, even if they need not wait at all.
+const mergeEveryLeast = 10 * time.Millisecond
+
 // mergeSettings fills in the defaults of merging.
 func mergeSettings(cfg *Config) {
 	def := func(v *int64, d int64) {
@@ -26,7 +30,7 @@ func mergeSettings(cfg *Config) {
 	}
 	def(&cfg.MergeTarget, plan.DefaultTarget)
 	def((*int64)(&cfg.MergeAge), int64(time.Minute))
-	def((*int64)(&cfg.MergeEvery), int64(time.Second))
+	def((*int64)(&cfg.MergeEvery), int64(max(mergeEveryLeast, min(time.Second, cfg.MergeAge/4))))
 	if cfg.ManifestExtents == 0 {
 		cfg.ManifestExtents = plan.DefaultManifest
 	}
