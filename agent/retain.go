@@ -22,7 +22,7 @@ func (a *Agent) retain(ctx context.Context, l *life) {
 			Objects: a.parts.Objects, Now: time.Now, Passed: func() time.Duration { return time.Since(started) },
 			Key: func() string { return sweep.ClockKey(l.session.ID(), nonce()) },
 		},
-		Now: time.Now, Log: a.parts.Log, Observe: a.tidying.kept,
+		Fresh: a.freshTopics, Now: time.Now, Log: a.parts.Log, Observe: a.tidying.kept,
 	})
 	tick := time.NewTicker(a.cfg.RetentionInterval)
 	defer tick.Stop()
@@ -42,6 +42,13 @@ func (a *Agent) retain(ctx context.Context, l *life) {
 			a.parts.Log.Warn("retention could not look at all partitions; it does so again", "err", err)
 		}
 	}
+}
+
+// freshTopics waits until this agent knows every change of topics that was made before.
+func (a *Agent) freshTopics(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
+	defer cancel()
+	return a.catalogue.Fresh(ctx)
 }
 
 // kept counts one round of retention.

@@ -13,7 +13,7 @@
 //
 // Invariants:
 //  1. Only what a policy with "delete" in cleanup.policy does not keep is trimmed, and nothing
-//     of a topic that is not known.
+//     of a topic that is not known, nor by a policy that was changed before.
 //  2. Nothing goes by its age while the clock is in doubt (RELIABILITY F26): it must agree with
 //     the object store's.
 //  3. Nothing to do costs no request. A partition's first manifest is read once, to learn when
@@ -59,9 +59,12 @@ type Parts struct {
 	Manifests job.Manifests
 	Objects   objstore.Store
 	Clock     *Clock // nil: the clock is trusted
-	Now       func() time.Time
-	Log       *slog.Logger
-	Observe   func(Report) // hears of every round; nil: nobody
+	// Fresh returns when Policies knows every change that was made before the call; nil: it does
+	// anyway. It is called when something is to be trimmed.
+	Fresh   func(ctx context.Context) error
+	Now     func() time.Time
+	Log     *slog.Logger
+	Observe func(Report) // hears of every round; nil: nobody
 }
 
 // Report is what one round did.
@@ -87,6 +90,7 @@ type round struct {
 	now      int64 // milliseconds since 1970
 	asked    bool  // the clock was
 	doubt    error // what it said
+	fresh    bool  // Policies is
 	heads    int   // objects whose age was asked for
 	report   Report
 	policies map[tiering.TopicID]job.Policy
@@ -167,7 +171,7 @@ func (k *Keeper) keep(ctx context.Context, id tiering.ShardID, l *journal.Leader
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", p.tp, err))
 		}
-		if to > p.start {
+		if to > p.start && k.stands(ctx, p) {
 			trims = append(trims, shard.Trim{Partition: p.tp, LogStart: to})
 			k.round.report.Partitions++
 			k.round.report.Records += int64(to - p.start)
@@ -187,6 +191,21 @@ func (k *Keeper) policy(topic tiering.TopicID) (job.Policy, bool) {
 		k.round.policies[topic] = p
 	}
 	return p, p.Delete && (p.Retention >= 0 || p.RetentionBytes >= 0)
+}
+
+// stands reports whether a partition's policy still is what it was planned by.
+func (k *Keeper) stands(ctx context.Context, p *partition) bool {
+	if k.parts.Fresh == nil {
+		return true
+	}
+	if !k.round.fresh {
+		if err := k.parts.Fresh(ctx); err != nil {
+			return false // something is due still when the metadata store answers again
+		}
+		k.round.fresh = true
+	}
+	now, ok := k.parts.Policies.Policy(p.tp.Topic)
+	return ok && now == p.policy
 }
 
 // trim proposes the trims and waits for the answers. They are found again if they fail.

@@ -168,6 +168,30 @@ func TestWhatIsNotTrimmed(t *testing.T) {
 	}
 }
 
+// A policy that was changed, and is known only now, is not trimmed by.
+func TestAPolicyThatHasChanged(t *testing.T) {
+	var w *world
+	down := errors.New("down")
+	fresh := func(context.Context) error { return down }
+	bubble(t, 1, func(p *retain.Parts) { p.Fresh = func(ctx context.Context) error { return fresh(ctx) } }, func(x *world) {
+		w = x
+		w.keep(tp0.Topic, time.Hour, unlimited)
+		w.flush(tp0, -2*time.Hour)
+		w.tick()
+		w.start(tp0, 0) // the metadata store does not answer
+		fresh = func(context.Context) error {
+			w.keep(tp0.Topic, 3*time.Hour, unlimited)
+			return nil
+		}
+		w.tick()
+		w.start(tp0, 0)
+		fresh = func(context.Context) error { return nil }
+		w.keep(tp0.Topic, time.Hour, unlimited)
+		w.tick()
+		w.start(tp0, 3)
+	})
+}
+
 func TestATimestampInTheFutureKeepsWhatIsBehind(t *testing.T) {
 	bubble(t, 1, nil, func(w *world) {
 		w.keep(tp0.Topic, time.Minute, unlimited)
