@@ -19,15 +19,38 @@ const (
 	backupRetry = 5 * time.Second
 )
 
+// backup is what one life knows of the copies that it has stored.
+type backup struct {
+	number     uint64          // of the last copy
+	outdated   <-chan struct{} // closed when the topics are not those of the last copy any more; nil: no copy yet
+	producerID int64           // as last read
+}
+
+// due reports whether the topics have changed since the last copy.
+func (b *backup) due() bool {
+	select {
+	case <-b.outdated:
+		return true
+	default:
+		return b.outdated == nil
+	}
+}
+
 // backUp keeps a copy of the catalogue in the bucket, as long as this agent leads shard 0:
-// one when it begins to lead, and one whenever the topics have changed.
+// one when it begins to lead, and one whenever the topics have changed. What is due when the life
+// ends is stored then: the metadata store may be lost.
 func (a *Agent) backUp(ctx context.Context, l *life) {
-	var number uint64
-	var outdated <-chan struct{} // closed when the topics are not those of the last copy any more; nil: no copy yet
+	var b backup
+	led := false
+	defer func() {
+		if led && b.due() {
+			a.tryBackup(context.WithoutCancel(ctx), l, &b)
+		}
+	}()
 	for {
 		_, leadership := a.set.Leaderships()
-		if a.set.Leader(0) == nil {
-			outdated = nil
+		if led = a.set.Leader(0) != nil; !led {
+			b.outdated = nil
 			select {
 			case <-ctx.Done():
 				return
@@ -35,46 +58,53 @@ func (a *Agent) backUp(ctx context.Context, l *life) {
 			}
 			continue
 		}
-		if outdated != nil {
+		if !b.due() {
 			select {
 			case <-ctx.Done():
 				return
 			case <-leadership:
 				continue
-			case <-outdated:
+			case <-b.outdated:
 			}
 		}
-		if !sleep(ctx, backupPause) {
+		if !sleep(ctx, backupPause) || !a.tryBackup(ctx, l, &b) && !sleep(ctx, backupRetry) {
 			return
 		}
-		view := a.catalogue.View()
-		number++
-		if err := a.storeCatalogue(ctx, l, view, number); err != nil {
-			if ctx.Err() == nil {
-				a.parts.Log.Warn("the catalogue's copy could not be stored; it is tried again", "err", err)
-			}
-			if !sleep(ctx, backupRetry) {
-				return
-			}
-			continue
-		}
-		outdated = view.Changed()
+	}
+}
+
+// tryBackup stores one copy, and reports whether it did.
+func (a *Agent) tryBackup(ctx context.Context, l *life, b *backup) bool {
+	ctx, cancel := context.WithTimeout(objstore.WithPurpose(ctx, objstore.Metadata), carryTimeout)
+	defer cancel()
+	view := a.catalogue.View()
+	b.number++
+	a.readProducerID(ctx, b)
+	if err := a.storeCatalogue(ctx, l, view, b); err != nil {
+		a.parts.Log.Warn("the catalogue's copy could not be stored", "err", err)
+		return false
+	}
+	b.outdated = view.Changed()
+	return true
+}
+
+// readProducerID brings the mark of producer ids up to date. Where the metadata store does not
+// answer the last one that was read will do: a recovery goes far above it.
+func (a *Agent) readProducerID(ctx context.Context, b *backup) {
+	ctx, cancel := context.WithTimeout(ctx, backupPause)
+	defer cancel()
+	kvs, _, err := a.parts.Meta.Get(ctx, a.keys.ProducerIDs())
+	if err != nil || !kvs[0].Exists() {
+		return
+	}
+	if id, err := strconv.ParseInt(string(kvs[0].Value), 10, 64); err == nil {
+		b.producerID = id
 	}
 }
 
 // storeCatalogue stores one copy of the topics.
-func (a *Agent) storeCatalogue(ctx context.Context, l *life, view catalogue.View, number uint64) error {
-	kvs, _, err := a.parts.Meta.Get(ctx, a.keys.ProducerIDs())
-	if err != nil {
-		return fmt.Errorf("reading %s: %w", a.keys.ProducerIDs(), err)
-	}
-	producerID := int64(0)
-	if kvs[0].Exists() {
-		if producerID, err = strconv.ParseInt(string(kvs[0].Value), 10, 64); err != nil {
-			return fmt.Errorf("%s: %w", kvs[0].Key, err)
-		}
-	}
-	c, err := a.catalogue.Copy(view, producerID, time.Now().UnixMilli())
+func (a *Agent) storeCatalogue(ctx context.Context, l *life, view catalogue.View, b *backup) error {
+	c, err := a.catalogue.Copy(view, b.producerID, time.Now().UnixMilli())
 	if err != nil {
 		return err
 	}
@@ -82,8 +112,8 @@ func (a *Agent) storeCatalogue(ctx context.Context, l *life, view catalogue.View
 	if err != nil {
 		return err
 	}
-	key := catalogue.CopyKey(l.session.ID(), number)
-	if err := a.parts.Objects.Put(objstore.WithPurpose(ctx, objstore.Metadata), key, objstore.Body{data}); err != nil {
+	key := catalogue.CopyKey(l.session.ID(), b.number)
+	if err := a.parts.Objects.Put(ctx, key, objstore.Body{data}); err != nil {
 		return fmt.Errorf("storing %s: %w", key, err)
 	}
 	return nil
