@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/floelog/floe/compaction/job"
 	"github.com/floelog/floe/compaction/plan"
 	"github.com/floelog/floe/metadata/shard"
 	"github.com/floelog/floe/tiering"
@@ -17,7 +18,17 @@ type look struct {
 	found []candidate
 	old   []archivable
 	since map[tiering.TopicPartition]time.Time // since when a partition has had candidates
+	idle  map[tiering.TopicPartition]seen      // partitions with nothing to do
 	most  int                                  // extents of one partition
+}
+
+// seen tells a partition that has not changed: the slice of its extents is appended to, or
+// replaced by another.
+type seen struct {
+	first   *tiering.Extent
+	n       int
+	cleaned tiering.Offset
+	policy  job.Policy
 }
 
 // candidate is a run that is worth merging.
@@ -79,8 +90,11 @@ type snapshot struct {
 // lookAt plans for all partitions of a shard. The view is locked while slices are taken from it,
 // no longer.
 func (m *Merger) lookAt(id tiering.ShardID, before *look) *look {
-	l := &look{since: map[tiering.TopicPartition]time.Time{}}
-	var all []snapshot
+	if before == nil {
+		before = &look{idle: map[tiering.TopicPartition]seen{}}
+	}
+	l := &look{since: map[tiering.TopicPartition]time.Time{}, idle: before.idle}
+	all := make([]snapshot, 0, len(before.idle)+len(before.since))
 	m.parts.Journals.View(id).Read(func(s *shard.State) {
 		l.seq = s.Seq
 		for _, tp := range s.Partitions() {
@@ -89,39 +103,61 @@ func (m *Merger) lookAt(id tiering.ShardID, before *look) *look {
 			}
 		}
 	})
-	now := m.parts.Now()
+	var topic tiering.TopicID
+	var policy job.Policy
+	known := false
 	for i := range all {
 		p := &all[i]
 		l.most = max(l.most, len(p.extents))
-		policy, ok := m.parts.Policies.Policy(p.partition.Topic)
-		if !ok {
+		if p.partition.Topic != topic {
+			topic = p.partition.Topic
+			policy, known = m.parts.Policies.Policy(topic)
+		}
+		if !known {
 			continue
 		}
-		in := plan.Partition{Extents: p.extents, SegmentBytes: policy.SegmentBytes, SegmentMs: policy.SegmentAge.Milliseconds()}
-		if policy.SegmentAge <= 0 || policy.SegmentAge == math.MaxInt64 {
-			in.SegmentMs = 0
+		now := seen{&p.extents[0], len(p.extents), p.cleaned, policy}
+		if l.idle[p.partition] != now {
+			delete(l.idle, p.partition)
+			m.planFor(l, before, id, p, now)
 		}
-		if policy.Compact {
-			in.Cleaned = p.cleaned
-		}
-		merges := m.cfg.Rules.Merges(&in)
-		if len(merges) > 0 {
-			m.note(l, before, id, p, merges, now)
-		}
-		if n := m.cfg.Rules.Archive(&in, merges); n > 0 && !policy.Compact {
-			l.old = append(l.old, archivable{id, p.partition, p.extents[:n:n]})
-		}
+	}
+	if len(l.idle) > len(all) { // partitions are gone
+		l.idle = map[tiering.TopicPartition]seen{}
 	}
 	return l
 }
 
+// planFor plans for one partition.
+func (m *Merger) planFor(l, before *look, id tiering.ShardID, p *snapshot, now seen) {
+	in := plan.Partition{Extents: p.extents, SegmentBytes: now.policy.SegmentBytes, SegmentMs: now.policy.SegmentAge.Milliseconds()}
+	if now.policy.SegmentAge <= 0 || now.policy.SegmentAge == math.MaxInt64 {
+		in.SegmentMs = 0
+	}
+	if now.policy.Compact {
+		in.Cleaned = p.cleaned
+	}
+	merges := m.cfg.Rules.Merges(&in)
+	n := m.cfg.Rules.Archive(&in, merges)
+	if now.policy.Compact {
+		n = 0 // log compaction would turn the manifest back into extents
+	}
+	if n > 0 {
+		l.old = append(l.old, archivable{id, p.partition, p.extents[:n:n]})
+	}
+	if len(merges) > 0 {
+		m.note(l, before, id, p, merges)
+	}
+	if n == 0 && len(merges) == 0 {
+		l.idle[p.partition] = now
+	}
+}
+
 // note adds the candidates of a partition to a look.
-func (m *Merger) note(l, before *look, id tiering.ShardID, p *snapshot, merges []plan.Merge, now time.Time) {
-	since := now
-	if before != nil {
-		if at, ok := before.since[p.partition]; ok {
-			since = at
-		}
+func (m *Merger) note(l, before *look, id tiering.ShardID, p *snapshot, merges []plan.Merge) {
+	since, ok := before.since[p.partition]
+	if !ok {
+		since = m.parts.Now()
 	}
 	l.since[p.partition] = since
 	for _, g := range merges {

@@ -275,3 +275,19 @@ func TestWhatIsNotWorthAMerge(t *testing.T) {
 		t.Errorf("%d of 12 extents would be archived", n)
 	}
 }
+
+// A look at a partition for which nothing is planned: most of them, every second.
+func BenchmarkNothingToMerge(b *testing.B) {
+	var l log
+	for i := range 40 {
+		l.append(int64(100<<(i%4*4)), 0)
+	}
+	rules := rules
+	rules.Fan = 100
+	b.ReportAllocs()
+	for b.Loop() {
+		if len(rules.Merges(&l.Partition)) != 0 {
+			b.Fatal("something is planned")
+		}
+	}
+}
