@@ -1,0 +1,133 @@
+//go:build integration && unix
+
+package recovery
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/floelog/floe/integration/fixture"
+	"github.com/floelog/floe/repair/fsck"
+	"github.com/floelog/floe/repair/recovery"
+)
+
+// settings make agents do in seconds what they do in minutes.
+var settings = []string{"--lease-ttl", "2s", "--carry-age", "1s", "--rollup-age", "1s", "--drain-timeout", "8s", "--shards", "8"}
+
+// command runs floe with what leads to the cluster.
+func command(t *testing.T, f *fixture.Floe, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	args = append(args, "--cluster", fixture.Cluster, "--etcd", strings.Join(f.Etcd.Endpoints(), ","), "--store", f.Store)
+	return fixture.Run(t, f.StoreEnv, args...)
+}
+
+// must demands that a command works, and reads its JSON.
+func must(t *testing.T, f *fixture.Floe, into any, args ...string) {
+	t.Helper()
+	code, stdout, stderr := command(t, f, append(args, "--json")...)
+	if code != 0 {
+		t.Fatalf("floe %s: exit code %d\n%s%s", strings.Join(args, " "), code, stderr, stdout)
+	}
+	if into == nil {
+		return
+	}
+	if err := json.Unmarshal([]byte(stdout), into); err != nil {
+		t.Fatalf("floe %s: %v\n%s", strings.Join(args, " "), err, stdout)
+	}
+}
+
+// recoverFrom recovers the cluster, starts it and checks everything.
+func recoverFrom(t *testing.T, f *fixture.Floe, l *load, args ...string) {
+	t.Helper()
+	var dry, done recovery.Report
+	must(t, f, &dry, append([]string{"recover"}, args...)...)
+	if dry.Executed {
+		t.Error("a dry run says that it has written")
+	}
+	must(t, f, &done, append([]string{"recover", "--execute"}, args...)...)
+	for _, s := range done.Shards {
+		if s.Missing > 0 || len(s.Problems) > 0 {
+			t.Errorf("shard %d: %d records are missing, %v", s.Shard, s.Missing, s.Problems)
+		}
+	}
+	f.Start()
+	l.verify()
+	l.rounds(2) // it goes on
+	l.verify()
+	var report fsck.Report
+	must(t, f, &report, "fsck", "--deep")
+	if !report.Frozen || report.Checked.Bytes == 0 {
+		t.Errorf("fsck: frozen %v, %+v", report.Frozen, report.Checked)
+	}
+	must(t, f, &report, "recover", "--finish")
+	must(t, f, &report, "fsck")
+	if report.Frozen {
+		t.Error("deletion is stopped although the recovery was finished")
+	}
+}
+
+func TestEtcdIsLostUnderLoad(t *testing.T) {
+	for _, kind := range []string{fixture.StoreFile, fixture.StoreS3} {
+		t.Run(kind, func(t *testing.T) {
+			f := fixture.Agents(t, 3, kind, settings...)
+			l := newLoad(t, f.Addrs())
+			l.create("plain", "idempotent", "transactional")
+			l.rounds(6)
+			stop := l.until()
+			l.rounds(3)
+			f.Etcd.KillAll()
+			f.Etcd.Wipe()
+			f.Stop()
+			stop()
+			f.Etcd.RestartAll()
+			recoverFrom(t, f, l)
+		})
+	}
+}
+
+func TestAnOlderBackupOfEtcdIsRestored(t *testing.T) {
+	f := fixture.Agents(t, 3, fixture.StoreFile, settings...)
+	l := newLoad(t, f.Addrs())
+	l.create("plain", "idempotent")
+	l.produce("plain", false)
+	l.produce("idempotent", true)
+	f.Etcd.KillAll()
+	restore := f.Etcd.BackUp()
+	f.Etcd.RestartAll()
+	l.create("transactional")
+	l.rounds(6)
+	f.StopProcess(0) // others take over: epochs move on
+	l.rounds(3)
+	f.StopProcess(1)
+	f.StopProcess(2)
+	f.Etcd.KillAll()
+	restore()
+	f.Etcd.RestartAll()
+	// The leases that the backup holds end by themselves.
+	awaitDead(t, f)
+	recoverFrom(t, f, l, "--force-over-restored")
+}
+
+// awaitDead waits until no session lives any more.
+func awaitDead(t *testing.T, f *fixture.Floe) {
+	t.Helper()
+	again := time.NewTicker(500 * time.Millisecond)
+	defer again.Stop()
+	deadline := time.After(patience)
+	for {
+		code, _, stderr := command(t, f, "recover", "--force-over-restored", "--json")
+		if code == 0 {
+			return
+		}
+		if !strings.Contains(stderr, recovery.ErrAlive.Error()) {
+			t.Fatalf("floe recover: exit code %d: %s", code, stderr)
+		}
+		select {
+		case <-again.C:
+		case <-deadline:
+			t.Fatalf("after %v: %s", patience, stderr)
+		}
+	}
+}
