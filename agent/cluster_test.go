@@ -80,6 +80,7 @@ func TestClientsAreToldOfAnAgentForAWhileAfterItEnded(t *testing.T) {
 				c.ready(a)
 				c.ready(b)
 				cluster := a.Ports().Cluster
+				synctest.Wait() // until a knows b
 				test.end(c, b)
 				time.Sleep(test.gone)
 				synctest.Wait()
