@@ -134,22 +134,26 @@ func newCluster(t *testing.T) *cluster {
 // start runs an agent; with id 0 it takes the lowest that is free.
 func (c *cluster) start(name string, id int32, objects objstore.Store) *node {
 	c.t.Helper()
-	return c.startWith(name, id, objects, peers{c})
+	return c.startWith(name, id, objects, func(*agent.Config, *agent.Parts) {})
 }
 
-func (c *cluster) startWith(name string, id int32, objects objstore.Store, peers agent.Peers) *node {
+// startWith runs an agent that change makes different.
+func (c *cluster) startWith(name string, id int32, objects objstore.Store, change func(*agent.Config, *agent.Parts)) *node {
 	c.t.Helper()
 	n := &node{meta: c.server.Client(name), ended: make(chan struct{})}
 	n.hooked = &hookedMeta{Store: n.meta}
-	a, err := agent.New(agent.Config{
+	cfg := agent.Config{
 		Cluster: "t", NodeID: id, Advertise: name + ":9092", RPCAdvertise: name + ":9094", Version: "test",
 		Shards: numShards, LeaseTTL: leaseTTL, History: 30 * time.Second,
 		FlushBytes: 1 << 20, FlushAge: 10 * time.Millisecond, FlushIdle: true, Uploads: 4,
 		InlineMax: 16 << 10, InlineRate: 4 << 20, RollupAge: time.Minute, RollupBytes: 4 << 20, SnapshotRecords: 3,
 		Groups: group.DefaultSettings(), Transactions: txn.DefaultSettings(), ProducerExpiry: time.Hour, RequestMemory: 64 << 20, CacheBytes: 8 << 20, DrainTimeout: drainTimeout,
-	}, agent.Parts{
-		Meta: n.hooked, Objects: objects, Log: slog.New(slog.DiscardHandler), Registry: noRegistry{}, Peers: peers,
-	})
+	}
+	parts := agent.Parts{
+		Meta: n.hooked, Objects: objects, Log: slog.New(slog.DiscardHandler), Registry: noRegistry{}, Peers: peers{c},
+	}
+	change(&cfg, &parts)
+	a, err := agent.New(cfg, parts)
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -2,18 +2,25 @@ package agent_test
 
 import (
 	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/floelog/floe/agent"
 	"github.com/floelog/floe/agent/kafka"
 	"github.com/floelog/floe/metadata/catalogue"
 	"github.com/floelog/floe/tiering"
 	"github.com/floelog/floe/tiering/cache"
 	"github.com/floelog/floe/tiering/objstore"
 )
+
+// inZone gives an agent peers that serve blocks, too.
+func (c *cluster) inZone(_ *agent.Config, parts *agent.Parts) { parts.Peers = zonePeers{peers{c}} }
 
 // zonePeers are peers that serve blocks, too.
 type zonePeers struct{ peers }
@@ -69,7 +76,7 @@ func TestAgentsOfAZoneFetchABlockOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t)
 		s := &fetchedBytes{Store: c.objects, seen: map[string][][2]int64{}}
-		writer := c.startWith("w", 1, s, zonePeers{peers{c}})
+		writer := c.startWith("w", 1, s, c.inZone)
 		c.ready(writer)
 		topic := c.topic(writer, "x")
 		for p := range int32(numShards) {
@@ -81,7 +88,7 @@ func TestAgentsOfAZoneFetchABlockOnce(t *testing.T) {
 		<-writer.ended
 		var nodes []*node
 		for i, name := range []string{"a", "b", "d"} {
-			n := c.startWith(name, int32(i+2), s, zonePeers{peers{c}})
+			n := c.startWith(name, int32(i+2), s, c.inZone)
 			c.ready(n)
 			nodes = append(nodes, n)
 		}
@@ -115,4 +122,75 @@ func TestAgentsOfAZoneFetchABlockOnce(t *testing.T) {
 		}
 		c.end(append(nodes, writer)...)
 	})
+}
+
+// With a disk cache, an agent that starts again asks the store for nothing that it had got
+// before; and whatever is done to the folder, the records are there.
+func TestAnAgentReadsFromItsDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		s := &fetchedBytes{Store: c.objects, seen: map[string][][2]int64{}}
+		dir := t.TempDir()
+		onDisk := func(cfg *agent.Config, _ *agent.Parts) { cfg.CacheDiskDir, cfg.CacheDiskBytes = dir, 16<<20 }
+		first := c.startWith("a", 1, s, onDisk)
+		c.ready(first)
+		topic := c.topic(first, "x")
+		for p := range int32(numShards) {
+			c.sendLarge(first, topic, p)
+		}
+		nodes := []*node{first}
+		read := func() (bytes, gets int) {
+			nodes[len(nodes)-1].stop()
+			<-nodes[len(nodes)-1].ended
+			n := c.startWith("a", 1, s, onDisk)
+			nodes = append(nodes, n)
+			c.ready(n)
+			s.mu.Lock()
+			clear(s.seen)
+			s.mu.Unlock()
+			bytes = c.consume(n, topic)
+			time.Sleep(time.Second)
+			synctest.Wait() // until the disk has it
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return bytes, len(s.seen)
+		}
+		want, gets := read()
+		if want < numShards*20<<10 || gets == 0 {
+			t.Fatalf("%d bytes were read, of %d segments", want, gets)
+		}
+		if bytes, gets := read(); bytes != want || gets != 0 {
+			t.Errorf("%d bytes were read, want %d; of %d segments something was got", bytes, want, gets)
+		}
+		blocks, err := filepath.Glob(filepath.Join(dir, "*", "*.blk"))
+		if err != nil || len(blocks) == 0 {
+			t.Fatalf("%d files, %v", len(blocks), err)
+		}
+		for _, name := range blocks {
+			b, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b[len(b)-1] ^= 1
+			if err := os.WriteFile(name, b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if bytes, gets := read(); bytes != want || gets == 0 {
+			t.Errorf("%d bytes were read, want %d; of %d segments something was got", bytes, want, gets)
+		}
+		c.end(nodes...)
+	})
+}
+
+func TestAnAgentDoesNotStartWithAFolderThatIsNotACache(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "thesis.tex"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := agent.New(agent.Config{Cluster: "t", CacheBytes: 8 << 20, CacheDiskDir: dir, CacheDiskBytes: 1 << 30},
+		agent.Parts{Log: slog.New(slog.DiscardHandler), Registry: noRegistry{}})
+	if err == nil || !strings.Contains(err.Error(), "give an empty one") || strings.Contains(err.Error(), "\n") {
+		t.Errorf("error %v", err)
+	}
 }
