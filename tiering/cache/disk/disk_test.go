@@ -78,23 +78,17 @@ func closed(t *testing.T, c *disk.Cache) {
 	}
 }
 
+// bubble runs a test on virtual time, which stands still while files are read and written: so
+// that no Get gives up because the machine is busy.
+func bubble(f func(t *testing.T)) func(t *testing.T) {
+	return func(t *testing.T) { synctest.Test(t, f) }
+}
+
 // put hands a piece over and waits until it is written.
 func put(t *testing.T, c *disk.Cache, seq uint64, lo, hi int64) {
 	t.Helper()
-	before := c.Stats()
 	c.Put(0, piece(seq, lo, hi), content(seq, lo, hi))
-	await(t, c, func(s disk.Stats) bool { return s.Writes > before.Writes || s.GivenUp || s.Skipped > before.Skipped })
-}
-
-// await waits until the writer has done what it shall.
-func await(t *testing.T, c *disk.Cache, done func(disk.Stats) bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !done(c.Stats()); {
-		if time.Now().After(deadline) {
-			t.Fatalf("nothing happened: %+v", c.Stats())
-		}
-		time.Sleep(time.Millisecond)
-	}
+	synctest.Wait()
 }
 
 // get reports whether a piece is there, and checks it.
@@ -111,7 +105,9 @@ func get(t *testing.T, c *disk.Cache, seq uint64, lo, hi int64) bool {
 	return ok
 }
 
-func TestBlocksGrow(t *testing.T) {
+func TestBlocksGrow(t *testing.T) { synctest.Test(t, blocksGrow) }
+
+func blocksGrow(t *testing.T) {
 	c, _ := open(t, disk.Options{Dir: t.TempDir()})
 	defer closed(t, c)
 	for _, step := range []struct {
@@ -135,7 +131,9 @@ func TestBlocksGrow(t *testing.T) {
 	}
 }
 
-func TestBlocksSurviveARestart(t *testing.T) {
+func TestBlocksSurviveARestart(t *testing.T) { synctest.Test(t, blocksSurviveARestart) }
+
+func blocksSurviveARestart(t *testing.T) {
 	dir := t.TempDir()
 	c, _ := open(t, disk.Options{Dir: dir})
 	put(t, c, 1, 0, 1000)
@@ -158,7 +156,9 @@ func TestBlocksSurviveARestart(t *testing.T) {
 	}
 }
 
-func TestRoomIsMadeForNewBlocks(t *testing.T) {
+func TestRoomIsMadeForNewBlocks(t *testing.T) { synctest.Test(t, roomIsMadeForNewBlocks) }
+
+func roomIsMadeForNewBlocks(t *testing.T) {
 	dir := t.TempDir()
 	c, _ := open(t, disk.Options{Dir: dir})
 	const n = 400 // of 128 KiB each: three times as many as fit
@@ -245,7 +245,7 @@ func TestDamagedFilesAreNotServed(t *testing.T) {
 			}
 		}, true, 0},
 	} {
-		t.Run(tc.name, func(t *testing.T) {
+		t.Run(tc.name, bubble(func(t *testing.T) {
 			dir := t.TempDir()
 			c, log := open(t, disk.Options{Dir: dir})
 			put(t, c, 1, 0, 1000)
@@ -274,11 +274,15 @@ func TestDamagedFilesAreNotServed(t *testing.T) {
 			if s := c.Stats(); s.GivenUp || len(log.seen()) > 0 {
 				t.Errorf("one file ended the cache: %+v %q", s, log.seen())
 			}
-		})
+		}))
 	}
 }
 
 func TestTheCacheEndsWhenManyFilesAreDamaged(t *testing.T) {
+	synctest.Test(t, theCacheEndsWhenManyFilesAreDamaged)
+}
+
+func theCacheEndsWhenManyFilesAreDamaged(t *testing.T) {
 	dir := t.TempDir()
 	c, log := open(t, disk.Options{Dir: dir})
 	defer closed(t, c)
@@ -296,7 +300,16 @@ func TestTheCacheEndsWhenManyFilesAreDamaged(t *testing.T) {
 		}
 	}
 	givenUp(t, c, log, "16 faults")
-	await(t, c, func(disk.Stats) bool { return len(files(t, dir)) == 0 })
+	empty(t, dir)
+}
+
+// empty expects that no block is left in a folder.
+func empty(t *testing.T, dir string) {
+	t.Helper()
+	synctest.Wait()
+	if f := files(t, dir); len(f) > 0 {
+		t.Errorf("%d files are left", len(f))
+	}
 }
 
 // givenUp expects the cache to have ended, with one line in the log.
@@ -382,7 +395,7 @@ func TestTroubleOfTheDiskEndsTheCache(t *testing.T) {
 		{"cannot be opened", nil, fs.ErrPermission, "permission"},
 	} {
 		for _, removes := range []bool{true, false} {
-			t.Run(fmt.Sprint(tc.name, ", files can be removed: ", removes), func(t *testing.T) {
+			t.Run(fmt.Sprint(tc.name, ", files can be removed: ", removes), bubble(func(t *testing.T) {
 				dir := t.TempDir()
 				f := &broken{Files: disk.Directory(dir), removeFailed: !removes}
 				c, log := open(t, disk.Options{Dir: dir, Files: f})
@@ -398,14 +411,16 @@ func TestTroubleOfTheDiskEndsTheCache(t *testing.T) {
 				f.set(nil, nil)
 				givenUp(t, c, log, tc.why)
 				if removes {
-					await(t, c, func(disk.Stats) bool { return len(files(t, dir)) == 0 })
+					empty(t, dir)
 				}
-			})
+			}))
 		}
 	}
 }
 
-func TestTheFolderVanishes(t *testing.T) {
+func TestTheFolderVanishes(t *testing.T) { synctest.Test(t, theFolderVanishes) }
+
+func theFolderVanishes(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "cache")
 	c, log := open(t, disk.Options{Dir: dir})
 	defer closed(t, c)
@@ -515,7 +530,9 @@ func TestDroppedBlocksStayAway(t *testing.T) {
 	})
 }
 
-func TestFoldersThatCannotBeACache(t *testing.T) {
+func TestFoldersThatCannotBeACache(t *testing.T) { synctest.Test(t, foldersThatCannotBeACache) }
+
+func foldersThatCannotBeACache(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
@@ -558,7 +575,9 @@ func TestFoldersThatCannotBeACache(t *testing.T) {
 }
 
 // Files that are not a cache's are left alone, and what was half written is removed.
-func TestOnlyItsOwnFilesAreTouched(t *testing.T) {
+func TestOnlyItsOwnFilesAreTouched(t *testing.T) { synctest.Test(t, onlyItsOwnFilesAreTouched) }
+
+func onlyItsOwnFilesAreTouched(t *testing.T) {
 	dir := t.TempDir()
 	c, _ := open(t, disk.Options{Dir: dir})
 	put(t, c, 1, 0, 1000)
