@@ -190,8 +190,8 @@ type look struct {
 	policy  job.Policy
 }
 
-// look looks at the partition's extents from the one that holds offset from on, and at what
-// concerns those that begin before to.
+// look looks at the partition's extents from the one that holds offset from on, and at the
+// aborted transactions of those that begin before to, or of the first extent if to is below it.
 func (c *Cleaner) look(t target, from, to tiering.Offset) (l look, err error) {
 	if err := c.stillMine(t); err != nil {
 		return l, err
@@ -199,6 +199,7 @@ func (c *Cleaner) look(t target, from, to tiering.Offset) (l look, err error) {
 	l.policy, _ = c.parts.Policies.Policy(t.tp.Topic)
 	l.moment.Now = c.parts.Now().UnixMilli()
 	known := false
+	var aborted []shard.AbortedTransaction
 	c.parts.Journals.View(t.shard).Read(func(s *shard.State) {
 		p := s.Partition(t.tp)
 		known = len(p.Extents) > 0 && len(p.Manifests) == 0
@@ -210,12 +211,13 @@ func (c *Cleaner) look(t target, from, to tiering.Offset) (l look, err error) {
 		l.epochs = p.Epochs
 		l.moment.LogStart = p.LogStart
 		if len(l.extents) > 0 {
-			l.moment.Aborted = records.NewAborted(p.AbortedIn(l.extents[0].Base, to))
+			aborted = p.AbortedIn(l.extents[0].Base, max(to, l.extents[0].End()))
 		}
 	})
 	if !known {
 		return l, fmt.Errorf("%w: nothing is there that could be compacted", errGivenUp)
 	}
+	l.moment.Aborted = records.NewAborted(aborted)
 	return l, nil
 }
 

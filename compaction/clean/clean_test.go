@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/floelog/floe/compaction/clean"
+	"github.com/floelog/floe/compaction/job"
 	"github.com/floelog/floe/metadata/shard"
 	"github.com/floelog/floe/tiering"
 	"github.com/floelog/floe/tiering/objstore"
@@ -155,6 +156,80 @@ func TestWhenAPartitionIsDue(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What lies below the log start goes when its extent is looked at.
+func TestRecordsBelowTheLogStartGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, 1<<20)
+		w.produce(nil, false, []written{{key: "a", value: "1"}}, []written{{key: "b", value: "2"}}, []written{{key: "c", value: "3"}})
+		w.put("d", "4")
+		w.put("e", "5")
+		w.trim(2)
+		w.tick()
+		if stored := w.World.Read(w.tp); len(stored) != 3 || stored[0].Base != 2 {
+			t.Errorf("%d batches are stored, the first at %d", len(stored), stored[0].Base)
+		}
+	})
+}
+
+// A pass that another job gets in the way of does not lose count of transactions: a marker stays
+// while data of its transaction does, which lies in another run.
+func TestRacesDoNotPartMarkersFromTheirTransactions(t *testing.T) {
+	for name, race := range map[string]struct{ reads, from, n, races int }{
+		"what is read and what follows":         {6, 1, 2, 1},
+		"what is read and what precedes":        {6, 0, 2, 2},
+		"what is read and the marker before it": {7, 1, 3, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, 1, 0)
+				w.anew(clean.Config{Memory: 1 << 20, RunBytes: 1})
+				p := &w.producers[2]
+				w.begin(p)
+				w.produce(p, false, []written{{key: "k0", value: "1"}, {key: "of the transaction", value: "1"}})
+				w.end(p, true)
+				w.put("k0", "2")
+				w.put("k1", "1")
+				w.merge(1, 3)
+				w.produce(nil, false, []written{{key: "k2", value: "1"}, {key: "k1", value: "2"}})
+				w.put("k2", "2")
+				w.put("the end", "1")
+				w.meddle = func() {
+					if w.reads == race.reads {
+						w.meddle = func() {}
+						w.merge(race.from, race.n)
+					}
+				}
+				w.tick()
+				if s := w.Stats(); s.Races != int64(race.races) || s.Passes != 1 {
+					t.Errorf("%+v after %d reads", s, w.reads)
+				}
+			})
+		})
+	}
+}
+
+// Holes side by side become one.
+func TestHolesAreJoined(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.tick()
+		hole := w.State(w.tp).Extents[0]
+		if !hole.IsHole() || hole.Count != 8 {
+			t.Fatalf("the log begins with %+v", hole)
+		}
+		first, second := hole, hole
+		first.Count, second.Base, second.Count = 3, 3, 5
+		if !w.replace(job.Run{Of: shard.DigestOf([]tiering.Extent{hole}), With: []tiering.Extent{first, second}}) {
+			t.Fatal("the hole was not split")
+		}
+		w.put("new", "x")
+		w.put("new", "y")
+		w.tick()
+		if e := w.State(w.tp).Extents[0]; !e.IsHole() || e.Base != hole.Base || e.Count != hole.Count {
+			t.Errorf("the log begins with %+v", e)
+		}
+	})
 }
 
 // Little that is new is compacted from time to time only, much of it at once.

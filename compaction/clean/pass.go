@@ -107,7 +107,7 @@ func (c *Cleaner) index(ctx context.Context, t target) (*records.Index, error) {
 	keys := records.NewKeys(c.cfg.Memory, int64(t.limit-t.from))
 	x := records.NewIndex(keys, t.from, t.limit)
 	for at := t.from; at < t.limit; {
-		l, err := c.look(t, at, t.limit)
+		l, err := c.look(t, at, 0)
 		if err != nil {
 			return nil, err
 		}

@@ -56,14 +56,15 @@ type world struct {
 	*clean.Cleaner
 
 	all       []written
-	outcome   []string // of transactions, by number
+	outcome   []string               // of transactions, by number
+	markers   map[int]tiering.Offset // likewise
 	producers [4]producer
 	subs      uint64
 }
 
 func newWorld(t *testing.T, seed, memory uint64) *world {
 	w := &world{World: jobtest.New(t, 2), t: t, r: rand.New(rand.NewPCG(seed, 2)), tp: tiering.TopicPartition{Topic: tiering.TopicID{3}, Partition: 1},
-		known: true, mine: true, manifests: map[tiering.SegmentID][]tiering.Extent{}, outcome: []string{"commit"}, meddle: func() {},
+		known: true, mine: true, manifests: map[tiering.SegmentID][]tiering.Extent{}, outcome: []string{"commit"}, markers: map[int]tiering.Offset{}, meddle: func() {},
 		policy: job.Policy{Compact: true, DeleteRetention: time.Hour, Retention: -1, RetentionBytes: -1, MaxCompactionLag: math.MaxInt64}}
 	w.anew(clean.Config{Memory: int64(memory), RunBytes: 4 << 10})
 	return w
@@ -194,6 +195,7 @@ func (w *world) put(key, value string) {
 func (w *world) end(p *producer, commit bool) {
 	w.t.Helper()
 	id := slices.IndexFunc(w.producers[:], func(x producer) bool { return x == *p })
+	w.markers[p.index] = w.State(w.tp).Next
 	w.propose(func(d *shard.Draft) error {
 		if o := d.Mark(shard.Marker{Partition: w.tp, Transaction: shard.Transaction{ProducerID: int64(id), Epoch: 1, Number: p.txn}, Commit: commit}); o.Code != shard.OK {
 			return fmt.Errorf("marker: %+v", o)
@@ -306,6 +308,7 @@ type record struct {
 	control    bool
 	producer   int64
 	txnal      bool
+	horizon    bool // its batch has a delete horizon
 }
 
 // records reads the log as it is stored, from the log start on.
@@ -320,7 +323,7 @@ func (w *world) records() (out []record) {
 			}
 			at := tiering.Offset(seen.Base) + tiering.Offset(r.OffsetDelta)
 			if at >= start {
-				out = append(out, record{at, string(r.Key), string(r.Value), v.IsControl(), v.ProducerID(), v.IsTransactional()})
+				out = append(out, record{at, string(r.Key), string(r.Value), v.IsControl(), v.ProducerID(), v.IsTransactional(), v.DeleteHorizon() != batch.NoHorizon})
 			}
 		}
 	}
@@ -396,12 +399,23 @@ func (w *world) check() {
 		known[x.at] = x
 	}
 	last := tiering.Offset(-1)
+	left := map[tiering.Offset]bool{} // markers of which data is left
 	for _, r := range w.records() {
+		if marker, ok := w.markers[known[r.at].txn]; ok && !r.control {
+			left[marker] = true
+		}
+		if left[r.at] && r.horizon {
+			w.t.Fatalf("the marker at %d is about to go, data of its transaction is left", r.at)
+		}
+		delete(left, r.at)
 		x, ok := known[r.at]
 		if r.at <= last || !r.control && (!ok || x.key != r.key || x.value != r.value) {
 			w.t.Fatalf("after %d, the log has %+v, written was %+v", last, r, x)
 		}
 		last = r.at
+	}
+	for at := range left {
+		w.t.Fatalf("the marker at %d is gone, not so the data of its transaction", at)
 	}
 }
 

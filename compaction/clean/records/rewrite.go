@@ -261,7 +261,7 @@ func (a *assembly) put(it *item, to tiering.Offset) {
 // batch adds a batch that covers as much of what follows, up to to, as it may.
 func (a *assembly) batch(it *item, to tiering.Offset) {
 	end := it.base + tiering.Offset(it.last) + 1
-	if reach := min(to, a.epochAfter(end), it.base+maxDelta); reach > end {
+	if reach := min(to, a.epochAfter(end), it.base+maxDelta); reach > end && it.data.MayReach() {
 		end = reach
 	}
 	if last := int32(end - it.base - 1); last == it.data.LastOffsetDelta() {
