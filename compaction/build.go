@@ -139,7 +139,7 @@ func cover(run *job.Run, from int, hole *tiering.Extent) bool {
 		rest = tail
 	}
 	delta := int64(v.LastOffsetDelta()) + hole.Count
-	if delta > math.MaxInt32 {
+	if delta > math.MaxInt32 || !v.MayReach() {
 		return false
 	}
 	header := batch.AppendHeader(nil, v, v.BaseOffset(), v.LeaderEpoch(), int32(delta))

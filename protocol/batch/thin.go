@@ -50,6 +50,19 @@ func Thin(dst []byte, v View, keep []bool, horizon int64, a *Allowance) ([]byte,
 	return b.AppendTo(dst)
 }
 
+// MayReach reports whether v may be given a greater last offset delta, so as to reach over
+// offsets behind it that have no records any more. An abort marker may not: Kafka's clients
+// take a transaction for begun that has its first offset up to a batch's last one, and for
+// ended with its producer's next abort marker. One that reached over the beginning of the
+// producer's next transaction would make them read its aborted records as committed.
+func (v View) MayReach() bool {
+	if !v.IsControl() {
+		return true
+	}
+	commit, _, err := ReadMarker(v)
+	return err == nil && commit
+}
+
 // AppendHeader appends v's header with another base offset, leader epoch and last offset
 // delta. With v's payload behind it, it is a whole batch: the checksum is v's, or made
 // anew if the delta changed. v's own checksum must have been verified.

@@ -239,3 +239,27 @@ func BenchmarkJudge(b *testing.B) {
 		}
 	}
 }
+
+// An abort marker never reaches over what was removed behind it: clients would end the next
+// transaction of its producer with it, and take what that one aborted for committed.
+func TestAnAbortMarkerReachesOverNothing(t *testing.T) {
+	for _, commit := range []bool{true, false} {
+		marker := batch.AppendMarker(nil, 5, 0, commit, 1, 1)
+		data := append(append([]byte(nil), marker...), one(t, "a", "1")...)
+		keys := records.NewKeys(1<<10, 10)
+		keys.Put([]byte("a"), 9)
+		rw := records.NewRewriter(records.Rules{Keys: keys, End: 10, DeleteRetention: 10})
+		p, err := rw.Judge(tiering.Extent{Base: 0, Count: 2, Length: int32(len(data)), MaxTimestamp: 1}, [][]byte{data})
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := records.Assemble([]records.Piece{p}, nil, 1<<20)
+		want := int64(1)
+		if commit {
+			want = 2
+		}
+		if out.With[0].Count != want || out.With[len(out.With)-1].End() != 2 {
+			t.Errorf("commit %v: it became %+v", commit, out.With)
+		}
+	}
+}
