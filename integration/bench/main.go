@@ -10,6 +10,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -41,19 +42,42 @@ type plan struct {
 	settle  time.Duration // quiet before idleness is measured
 	cached  int64         // bytes that fit in the cache
 	passes  int           // over them
-	limit   time.Duration // of the whole run, without idle
+	large   int           // topics of a large cluster
+	bill    time.Duration // at each rate
+	catchup int64         // bytes, in each store
+	replay  int64         // bytes
+	limit   time.Duration // of the whole run, without those that have a flag
+
+	replayFor time.Duration // beside which latency is measured
+	etcdFor   time.Duration
 }
 
 var (
 	fullPlan = plan{
 		runs: 3, warmup: time.Second, measure: 5 * time.Second, ceiling: 1500 * time.Millisecond, latency: 10 * time.Second,
-		idle: time.Minute, settle: 5 * time.Second, cached: 96 << 20, passes: 10, limit: 11 * time.Minute,
+		idle: time.Minute, settle: 5 * time.Second, cached: 96 << 20, passes: 10,
+		large: 100, bill: 30 * time.Second, catchup: 3 << 29, replay: 3 << 30, replayFor: 6 * time.Second, etcdFor: time.Minute, limit: 12 * time.Minute,
 	}
 	quickPlan = plan{
 		runs: 1, warmup: 300 * time.Millisecond, measure: 1200 * time.Millisecond, ceiling: 400 * time.Millisecond, latency: 2 * time.Second,
-		idle: 5 * time.Second, settle: 2 * time.Second, cached: 96 << 20, passes: 3, limit: 110 * time.Second,
+		idle: 5 * time.Second, settle: 2 * time.Second, cached: 96 << 20, passes: 3,
+		large: 10, bill: 6 * time.Second, catchup: 192 << 20, replay: 512 << 20, replayFor: 2 * time.Second, etcdFor: 8 * time.Second, limit: 3 * time.Minute,
 	}
 )
+
+// most is how long a run may take.
+func (p plan) most() time.Duration {
+	return p.limit + p.idle + p.etcdFor + time.Duration(len(billRates))*p.bill
+}
+
+// change applies what the flags say.
+func (p *plan) change(o options) {
+	if o.runs > 0 {
+		p.limit = p.limit / time.Duration(p.runs) * time.Duration(max(o.runs, p.runs))
+		p.runs = o.runs
+	}
+	p.idle, p.bill, p.etcdFor = cmp.Or(o.idle, p.idle), cmp.Or(o.bill, p.bill), cmp.Or(o.etcdFor, p.etcdFor)
+}
 
 // env is what every scenario needs. It is for one goroutine.
 type env struct {
@@ -73,8 +97,9 @@ func (e *env) say(format string, args ...any) {
 type options struct {
 	quick, discard          bool
 	runs                    int
-	idle                    time.Duration
+	idle, bill, etcdFor     time.Duration
 	only, floe, dir, driver string
+	replay                  string
 	jsonFile, markdownFile  string
 }
 
@@ -83,6 +108,8 @@ func parse() (options, error) {
 	flag.BoolVar(&o.quick, "quick", false, "at most two minutes: shows that everything works, the figures mean little")
 	flag.IntVar(&o.runs, "runs", 0, "runs of each scenario, of which the median is shown (default 3, with -quick 1)")
 	flag.DurationVar(&o.idle, "idle", 0, "how long the idle cluster is watched (default 1m, with -quick 5s)")
+	flag.DurationVar(&o.bill, "bill-for", 0, "how long each rate of the bill is kept up (default 30s, with -quick 6s)")
+	flag.DurationVar(&o.etcdFor, "etcd-for", 0, "how long etcd's size is watched under load (default 1m, with -quick 8s)")
 	flag.StringVar(&o.only, "only", ".", "regexp of the groups to run: "+strings.Join(groupNames(), ", "))
 	flag.StringVar(&o.floe, "floe", "", "floe binary to measure (default: built from this checkout)")
 	flag.StringVar(&o.dir, "dir", "", "directory for all data, on the disk to measure (default: in .cache of the repository)")
@@ -90,12 +117,13 @@ func parse() (options, error) {
 	flag.StringVar(&o.jsonFile, "json", "", "write the report to this file, as JSON")
 	flag.StringVar(&o.markdownFile, "markdown", "", "put the table between the marks of this page")
 	flag.BoolVar(&o.discard, "discard", false, "serve as the client's ceiling (started by the benchmark itself)")
+	flag.StringVar(&o.replay, "replay", "", "read the history of the agent at this address (started by the benchmark itself)")
 	flag.Parse()
 	switch {
 	case flag.NArg() > 0:
 		return o, fmt.Errorf("unexpected argument %q", flag.Arg(0))
-	case o.runs < 0 || o.idle < 0:
-		return o, errors.New("-runs and -idle cannot be negative")
+	case o.runs < 0 || o.idle < 0 || o.bill < 0 || o.etcdFor < 0:
+		return o, errors.New("-runs, -idle, -bill-for and -etcd-for cannot be negative")
 	case o.driver != "minio" && o.driver != "s3":
 		return o, fmt.Errorf("-driver %q: want minio or s3", o.driver)
 	}
@@ -126,6 +154,9 @@ func run() error {
 	if o.discard {
 		return discardUntil(ctx)
 	}
+	if o.replay != "" {
+		return replayUntil(ctx, o.replay)
+	}
 	only, err := regexp.Compile(o.only)
 	if err != nil {
 		return fmt.Errorf("-only: %w", err)
@@ -135,7 +166,7 @@ func run() error {
 		return err
 	}
 	defer os.RemoveAll(e.dir)
-	ctx, cancel := context.WithTimeoutCause(ctx, e.plan.limit+e.plan.idle, errors.New("the time of this run is over"))
+	ctx, cancel := context.WithTimeoutCause(ctx, e.plan.most(), errors.New("the time of this run is over"))
 	defer cancel()
 
 	r := report{Started: time.Now(), Machine: machine(), Commit: commit(e.root), Quick: o.quick}
@@ -206,13 +237,7 @@ func newEnv(ctx context.Context, o options) (*env, error) {
 	if o.quick {
 		e.plan = quickPlan
 	}
-	if o.runs > 0 {
-		e.plan.limit = e.plan.limit / time.Duration(e.plan.runs) * time.Duration(max(o.runs, e.plan.runs))
-		e.plan.runs = o.runs
-	}
-	if o.idle > 0 {
-		e.plan.idle = o.idle
-	}
+	e.plan.change(o)
 	var err error
 	if e.root, err = program.Root(); err != nil {
 		return nil, err

@@ -116,13 +116,19 @@ func (t target) consumeRow(ctx context.Context, name string, l load, was *produc
 
 // latencyRow produces at a steady rate and reads at the same time.
 func (t target) latencyRow(ctx context.Context, name string, l load) (row, error) {
+	r, _, err := t.tailedRow(ctx, name, l)
+	return r, err
+}
+
+// tailedRow is latencyRow for those who want to know what was produced, too.
+func (t target) tailedRow(ctx context.Context, name string, l load) (row, *produced, error) {
 	r := row{Scenario: name, Load: t.load()}
 	if err := create(ctx, l); err != nil {
-		return r, fmt.Errorf("%s: %w", name, err)
+		return r, nil, fmt.Errorf("%s: %w", name, err)
 	}
 	c, err := newConsumer(l)
 	if err != nil {
-		return r, err
+		return r, nil, err
 	}
 	defer c.cl.Close()
 	c.from = time.Now().Add(l.warmup)
@@ -155,7 +161,7 @@ func (t target) latencyRow(ctx context.Context, name string, l load) (row, error
 		err = got.out.checks.judge(out.acked).fault()
 	}
 	if err != nil {
-		return r, fmt.Errorf("%s: %w\n%s", name, err, t.logTail())
+		return r, nil, fmt.Errorf("%s: %w\n%s", name, err, t.logTail())
 	}
 	r.Load += " → " + t.load()
 	r.RecordsPerS, r.MiBPerS = out.rate(), out.mibPerSecond(l)
@@ -163,5 +169,5 @@ func (t target) latencyRow(ctx context.Context, name string, l load) (row, error
 	r.E2EP50ms, r.E2EP99ms = got.out.e2e.percentile(50), got.out.e2e.percentile(99)
 	r.use(used, out.gib(l))
 	r.score = -r.AckP50ms
-	return r, nil
+	return r, out, nil
 }

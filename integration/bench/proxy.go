@@ -13,7 +13,20 @@ import (
 	"time"
 )
 
-// proxy stands before an object store and holds the answer of every PUT back.
+// delays are how long a proxy holds answers back.
+type delays struct{ put, get time.Duration }
+
+func (d delays) of(method string) time.Duration {
+	switch method {
+	case http.MethodPut:
+		return d.put
+	case http.MethodGet:
+		return d.get
+	}
+	return 0
+}
+
+// proxy stands before an object store and holds the answers of PUTs and GETs back.
 type proxy struct {
 	addr string
 	srv  *http.Server
@@ -22,7 +35,7 @@ type proxy struct {
 }
 
 // startProxy serves on a free port until stop.
-func startProxy(backend string, delay time.Duration) (*proxy, error) {
+func startProxy(backend string, d delays) (*proxy, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
@@ -34,10 +47,7 @@ func startProxy(backend string, delay time.Duration) (*proxy, error) {
 			r.Out.Host = r.In.Host // it is part of what the client signed
 		},
 		ModifyResponse: func(r *http.Response) error {
-			if r.Request.Method != http.MethodPut {
-				return nil
-			}
-			return hold(r.Request.Context(), delay)
+			return hold(r.Request.Context(), d.of(r.Request.Method))
 		},
 		Transport:  &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true, WriteBufferSize: proxyBuffer, ReadBufferSize: proxyBuffer},
 		BufferPool: &proxyBuffers{},

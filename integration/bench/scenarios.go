@@ -31,6 +31,12 @@ var groups = []group{
 	{"coordination", false, coordination},
 	{"idle", true, idle},
 	{"partitions", true, manyPartitions},
+	{"large", true, largeCluster},
+	{"scale", true, scale},
+	{"bill", true, costs},
+	{"catchup", true, catchup},
+	{"replay", true, replays},
+	{"etcd", true, etcdSize},
 }
 
 // devKiB: floe dev on the disk, against raw files on the same disk.
@@ -251,8 +257,9 @@ type bucketRun struct {
 }
 
 // agent runs f with an agent of a cluster of its own, on the store at addr.
-func (b *bucketRun) agent(ctx context.Context, cluster, addr string, f func(target) error) error {
-	p, err := b.e.startFloe(ctx, b.dir, "agent", "--etcd", b.endpoint, "--cluster", cluster, "--store", b.e.storeURL(addr, cluster))
+func (b *bucketRun) agent(ctx context.Context, cluster, addr string, f func(target) error, args ...string) error {
+	args = append([]string{"--etcd", b.endpoint, "--cluster", cluster, "--store", b.e.storeURL(addr, cluster)}, args...)
+	p, err := b.e.startFloe(ctx, b.dir, "agent", args...)
 	if err != nil {
 		return err
 	}
@@ -298,7 +305,7 @@ const putDelay = 100 * time.Millisecond
 func (b *bucketRun) slow(ctx context.Context, addr string) error {
 	var unhindered float64
 	for _, delay := range []time.Duration{0, putDelay} {
-		p, err := startProxy(addr, delay)
+		p, err := startProxy(addr, delays{put: delay})
 		if err != nil {
 			return err
 		}

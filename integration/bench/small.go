@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"strconv"
 	"strings"
 	"time"
@@ -90,20 +89,6 @@ func settled(ctx context.Context, metrics string, quiet time.Duration) error {
 		}
 		return nil
 	})
-}
-
-// objectRequests returns how many requests an agent has made to its object store.
-func objectRequests(ctx context.Context, metrics string) (float64, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, metrics, nil)
-	if err != nil {
-		return 0, err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return 0, fmt.Errorf("metrics: %w", err)
-	}
-	defer resp.Body.Close()
-	return sumOf(bufio.NewScanner(resp.Body), "floe_objstore_requests_total")
 }
 
 // sumOf adds up all series of a counter.
