@@ -304,6 +304,7 @@ func (w *world) tick() {
 // record is a record as it is read.
 type record struct {
 	at         tiering.Offset
+	last       tiering.Offset // of its batch
 	key, value string
 	control    bool
 	producer   int64
@@ -323,7 +324,7 @@ func (w *world) records() (out []record) {
 			}
 			at := tiering.Offset(seen.Base) + tiering.Offset(r.OffsetDelta)
 			if at >= start {
-				out = append(out, record{at, string(r.Key), string(r.Value), v.IsControl(), v.ProducerID(), v.IsTransactional(), v.DeleteHorizon() != batch.NoHorizon})
+				out = append(out, record{at, tiering.Offset(seen.Base) + tiering.Offset(v.LastOffsetDelta()), string(r.Key), string(r.Value), v.IsControl(), v.ProducerID(), v.IsTransactional(), v.DeleteHorizon() != batch.NoHorizon})
 			}
 		}
 	}
@@ -341,11 +342,13 @@ func (w *world) committed() map[string]record {
 		stable = p.LastStable()
 		aborted = p.AbortedIn(0, p.Next)
 	})
-	gone := map[int64]bool{} // producers whose data is being passed over, as clients do it
+	// Producers whose data is being passed over. Java's client looks at the last offsets of batches
+	// to see which transactions have begun.
+	gone := map[int64]bool{}
 	out := map[string]record{}
 	for _, r := range w.records() {
 		for len(aborted) > 0 {
-			i := slices.IndexFunc(aborted, func(a shard.AbortedTransaction) bool { return a.First <= r.at })
+			i := slices.IndexFunc(aborted, func(a shard.AbortedTransaction) bool { return a.First <= r.last })
 			if i < 0 {
 				break
 			}
@@ -356,7 +359,9 @@ func (w *world) committed() map[string]record {
 		case r.at >= stable:
 			return out
 		case r.control:
-			delete(gone, r.producer)
+			if r.key == "\x00\x00\x00\x00" { // an abort marker
+				delete(gone, r.producer)
+			}
 		case r.txnal && gone[r.producer]:
 		case r.value == "":
 			delete(out, r.key)

@@ -18,8 +18,8 @@
 //  1. What stays keeps offset, timestamp, key, value, headers, producer, sequence, codec.
 //  2. Batches stay dense (tiering.Extent): the last offset delta of a batch is enlarged over
 //     what was removed behind it, but never beyond the offset at which a leader epoch begins,
-//     or a client would take the end of the older epoch for a truncation (KIP-320). What no
-//     batch covers is a hole.
+//     or a client would take the end of the older epoch for a truncation (KIP-320). An abort
+//     marker reaches over nothing (batch.View.MayReach). What no batch covers is a hole.
 //  3. The bytes that were given are not changed; what stays of a thinned extent is copied, so
 //     that it does not keep the blocks of a cache alive.
 //
