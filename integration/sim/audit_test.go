@@ -32,10 +32,14 @@ type auditor struct {
 	changed  chan struct{}
 	revision int64
 	shards   map[tiering.ShardID]*auditedShard
-	sessions map[tiering.SessionID]bool // that live
+	sessions map[tiering.SessionID]sessionValue // that live
 	logs     map[tiering.TopicPartition]*auditedLog
 	txns     auditedTxns
-	groups   map[string]*auditedGroup
+
+	manifests map[tiering.SegmentID][]tiering.Extent // that any state ever named
+	deleted   map[string]int64                       // objects, by the revision at which they went
+	did       map[string]int                         // what jobs did, for the sums at the end
+	groups    map[string]*auditedGroup
 }
 
 type auditedShard struct {
@@ -50,8 +54,15 @@ type auditedShard struct {
 
 // auditedLog is what was committed to a partition.
 type auditedLog struct {
+	part    *partition
 	batches []committed // by offset
 	marks   []mark      // where the log began and ended, by revision
+	tiers   auditedTiers
+	aborts  []auditedAbort
+
+	records []auditedRecord              // of a compacted partition, by offset
+	keys    map[string][]tiering.Offset  // of these, by key
+	stored  map[tiering.Offset]rewritten // its batches as they are now, by offset
 
 	open  map[int64]tiering.Offset // first offsets of open transactions, by producer id
 	ends  map[txnKey]txnEnd
@@ -70,13 +81,21 @@ type committed struct {
 	digest   uint64
 	epoch    tiering.LeaderEpoch
 	revision int64
+	time     int64 // the leader's
+	latest   int64 // greatest timestamp
+	size     int64 // bytes
 
 	producer      int64
+	producerEpoch int16
+	sequence      int32
+	codec         batch.Codec
 	transactional bool
 	control       bool // a marker, and then
 	commit        bool // what it says
 	key           txnKey
 }
+
+func (c *committed) end() tiering.Offset { return c.base + tiering.Offset(c.count) }
 
 type mark struct {
 	revision            int64
@@ -88,6 +107,10 @@ type leaderValue struct {
 	Node    int32               `json:"node"`
 	Session string              `json:"session"`
 	Epoch   tiering.LeaderEpoch `json:"epoch"`
+}
+
+type sessionValue struct {
+	LowWatermark uint64 `json:"low_watermark"`
 }
 
 type headValue struct {
@@ -106,9 +129,10 @@ type snapshotValue struct {
 func newAuditor(w *world) *auditor {
 	a := &auditor{
 		w: w, store: w.server.Client("auditor"), done: make(chan struct{}), changed: make(chan struct{}),
-		shards: map[tiering.ShardID]*auditedShard{}, sessions: map[tiering.SessionID]bool{},
+		shards: map[tiering.ShardID]*auditedShard{}, sessions: map[tiering.SessionID]sessionValue{},
 		logs: map[tiering.TopicPartition]*auditedLog{},
 		txns: newAuditedTxns(), groups: map[string]*auditedGroup{},
+		manifests: map[tiering.SegmentID][]tiering.Extent{}, deleted: map[string]int64{}, did: map[string]int{},
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	a.cancel = cancel
@@ -206,9 +230,7 @@ func (a *auditor) transaction(evs []metadata.Event) {
 	for i := range evs {
 		ev := &evs[i]
 		if name, ok := strings.CutPrefix(ev.Key, a.w.keys.Sessions()); ok {
-			if id, err := tiering.ParseSessionID(name); err == nil {
-				a.sessions[id] = !ev.Deleted
-			}
+			a.session(name, ev)
 			continue
 		}
 		k, err := a.w.keys.ParseShardKey(ev.Key)
@@ -224,6 +246,22 @@ func (a *auditor) transaction(evs []metadata.Event) {
 		case "snapshot":
 			a.snapshot(k.Shard, s, ev)
 		}
+	}
+}
+
+func (a *auditor) session(name string, ev *metadata.Event) {
+	id, err := tiering.ParseSessionID(name)
+	var v sessionValue
+	if err == nil && !ev.Deleted {
+		err = json.Unmarshal(ev.Value, &v)
+	}
+	switch {
+	case err != nil:
+		a.w.fail("audit", nil, "session %q: %v", name, err)
+	case ev.Deleted:
+		delete(a.sessions, id)
+	default:
+		a.sessions[id] = v
 	}
 }
 
@@ -325,6 +363,7 @@ func (a *auditor) journal(k metadata.ShardKey, ev *metadata.Event, all []metadat
 
 func (a *auditor) replay(id tiering.ShardID, s *auditedShard, r shard.Record, revision int64) {
 	before := map[tiering.TopicPartition]tiering.Offset{}
+	tiers := map[tiering.TopicPartition]*verdict{}
 	words := txnWords{}
 	for _, c := range r.Changes {
 		switch c := c.(type) {
@@ -344,7 +383,11 @@ func (a *auditor) replay(id tiering.ShardID, s *auditedShard, r shard.Record, re
 				}
 			}
 		case shard.Replace:
-			a.replacement(s, c, revision)
+			a.tiersOf(tiers, s, c.Partition, revision, r.Time).replaced = true
+		case shard.Archive:
+			a.tiersOf(tiers, s, c.Partition, revision, r.Time)
+		case shard.Trim:
+			a.tiersOf(tiers, s, c.Partition, revision, r.Time)
 		}
 	}
 	if err := s.state.Apply(r); err != nil {
@@ -355,10 +398,15 @@ func (a *auditor) replay(id tiering.ShardID, s *auditedShard, r shard.Record, re
 	for _, c := range r.Changes {
 		if c, ok := c.(shard.DropTopic); ok { // what the same record added to it is gone as well
 			maps.DeleteFunc(before, func(tp tiering.TopicPartition, _ tiering.Offset) bool { return tp.Topic == c.Topic })
+			maps.DeleteFunc(tiers, func(tp tiering.TopicPartition, _ *verdict) bool { return tp.Topic == c.Topic })
 		}
 	}
+	a.rearranged(s, tiers)
 	for tp, from := range before {
-		a.appended(s, tp, from, revision, words.of(tp))
+		a.appended(s, tp, from, revision, r.Time, words.of(tp))
+	}
+	for tp, v := range tiers {
+		a.compareAborted(s, tp, v)
 	}
 	a.coordinated(s, r, revision)
 	for _, c := range r.Changes {
@@ -388,57 +436,36 @@ func (a *auditor) dropped(topic tiering.TopicID, id tiering.ShardID, revision in
 }
 
 func (a *auditor) alive(id tiering.ShardID, seq uint64, session tiering.SessionID, revision int64) {
-	if !a.sessions[session] {
+	if _, alive := a.sessions[session]; !alive {
 		a.w.fail("fencing", nil, "shard %d: record %d of revision %d names session %s, which is dead", id, seq, revision, session)
 	}
 }
 
-// replacement demands that the bytes of new and old extents are the same.
-func (a *auditor) replacement(s *auditedShard, c shard.Replace, revision int64) {
-	part := a.w.find(c.Partition)
-	log := a.logs[c.Partition]
-	a.w.history.add("auditor", "replaced", part, "%d to %d by segment %s r%d", c.Base(), c.End(), c.With[0].Segment, revision)
-	if log == nil || part.gone.Load() {
-		return // a topic that was dropped meanwhile: nobody reads it any more
-	}
-	var found []committed
-	for _, e := range c.With {
-		found = append(found, a.read(part, e)...)
-	}
-	if len(found) == 0 {
-		a.w.fail("objects", part, "the replacement of %d to %d holds nothing", c.Base(), c.End())
-		return
-	}
-	i, _ := log.find(c.Base())
-	for _, b := range found {
-		if i >= len(log.batches) || log.batches[i].digest != b.digest || log.batches[i].base != b.base {
-			a.w.fail("one value", part, "the replacement of %d to %d holds other bytes at offset %d", c.Base(), c.End(), b.base)
-			return
-		}
-		i++
-	}
-}
-
 // appended notes what a record added to a partition, from an offset on.
-func (a *auditor) appended(s *auditedShard, tp tiering.TopicPartition, from tiering.Offset, revision int64, words *partWords) {
+func (a *auditor) appended(s *auditedShard, tp tiering.TopicPartition, from tiering.Offset, revision, now int64, words *partWords) {
 	part := a.w.find(tp)
 	p := s.state.Partition(tp)
 	log := a.log(tp)
 	for _, e := range p.Extents[p.Find(from):] {
-		for _, b := range a.read(part, e) {
-			b.revision = revision
+		for _, is := range a.cut(part, e) {
+			b := a.read(part, e, is)
+			b.revision, b.time = revision, now
 			a.transactional(part, log, &b, words.marks, words.numbers)
 			log.batches = append(log.batches, b)
+			if part.keeps.compact {
+				a.keyed(part, log, is)
+			}
 			a.w.history.add("auditor", "committed", part, "%d+%d r%d epoch %d %s", b.base, b.count, revision, b.epoch, a.w.nameOf(b.digest))
 		}
 	}
+	a.placed(part, log, p)
 	a.mark(s, tp, revision)
 }
 
 func (a *auditor) log(tp tiering.TopicPartition) *auditedLog {
 	log := a.logs[tp]
 	if log == nil {
-		log = &auditedLog{marks: []mark{{}}, open: map[int64]tiering.Offset{}, ends: map[txnKey]txnEnd{}, ended: map[int64]int64{}}
+		log = &auditedLog{part: a.w.find(tp), keys: map[string][]tiering.Offset{}, stored: map[tiering.Offset]rewritten{}, marks: []mark{{}}, open: map[int64]tiering.Offset{}, ends: map[txnKey]txnEnd{}, ended: map[int64]int64{}}
 		a.logs[tp] = log
 	}
 	return log
@@ -457,41 +484,20 @@ func (a *auditor) mark(s *auditedShard, tp tiering.TopicPartition, revision int6
 	log.marks = append(log.marks, mark{revision, p.LogStart, p.Next, stable})
 }
 
-// read takes an extent apart. Its bytes must be where it says, and nothing else.
-func (a *auditor) read(part *partition, e tiering.Extent) (out []committed) {
-	data := e.Inline
-	if !e.IsInline() {
+// read describes a batch that was committed with an extent.
+func (a *auditor) read(part *partition, e tiering.Extent, v placed) committed {
+	b := committed{
+		base: v.base, count: int64(v.LastOffsetDelta()) + 1, digest: digest(v.View), epoch: e.Epoch, latest: v.MaxTimestamp(), size: int64(len(v.View)),
+		producer: v.ProducerID(), producerEpoch: v.ProducerEpoch(), sequence: v.BaseSequence(), codec: v.Codec(),
+		transactional: v.IsTransactional(), control: v.IsControl(),
+	}
+	if b.control {
 		var err error
-		if data, err = a.w.raw.GetRange(context.Background(), e.Segment.Key(), int64(e.Position), int64(e.Length)); err != nil {
-			a.w.fail("objects", part, "extent at offset %d: %v", e.Base, err)
-			return nil
+		if b.commit, _, err = batch.ReadMarker(v.View); err != nil {
+			a.w.fail("objects", part, "marker at offset %d: %v", v.base, err)
 		}
 	}
-	next := e.Base
-	for len(data) > 0 {
-		v, rest, err := batch.Next(data)
-		if err == nil {
-			err = v.VerifyCRC()
-		}
-		if err != nil {
-			a.w.fail("objects", part, "extent at offset %d in %s: %v", e.Base, e.Segment, err)
-			return nil
-		}
-		count := int64(v.LastOffsetDelta()) + 1
-		b := committed{base: next, count: count, digest: digest(v), epoch: e.Epoch, producer: v.ProducerID(), transactional: v.IsTransactional(), control: v.IsControl()}
-		if b.control {
-			if b.commit, _, err = batch.ReadMarker(v); err != nil {
-				a.w.fail("objects", part, "marker at offset %d: %v", next, err)
-			}
-		}
-		out = append(out, b)
-		next += tiering.Offset(count)
-		data = rest
-	}
-	if next != e.End() {
-		a.w.fail("objects", part, "extent at offset %d in %s holds offsets up to %d, not %d", e.Base, e.Segment, next, e.End())
-	}
-	return out
+	return b
 }
 
 // find returns the index of the batch that holds an offset.

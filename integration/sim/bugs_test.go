@@ -15,6 +15,7 @@ import (
 	"github.com/floelog/floe/agent"
 	"github.com/floelog/floe/agent/coordinator"
 	"github.com/floelog/floe/agent/kafka"
+	"github.com/floelog/floe/compaction/job"
 	"github.com/floelog/floe/metadata"
 	"github.com/floelog/floe/metadata/shard"
 	"github.com/floelog/floe/tiering"
@@ -32,6 +33,7 @@ type plant struct {
 	wrapGroups   func(*world, *process, kafka.Groups) kafka.Groups
 	wrapTxns     func(*world, *process, kafka.Transactions) kafka.Transactions
 	wrapMachines func(*world, *process, string, coordinator.Load) coordinator.Load
+	wrapJobs     func(*world, *process, job.Journals, job.Segments) job.Journals
 	tune         func(*world) // makes what the bug needs more likely
 }
 
@@ -54,6 +56,13 @@ func (p *plant) peers(w *world, of *process, s agent.Peers) agent.Peers {
 		return s
 	}
 	return p.wrapPeers(w, of, s)
+}
+
+func (p *plant) jobs(w *world, of *process) func(job.Journals, job.Segments) job.Journals {
+	if p.wrapJobs == nil {
+		return nil
+	}
+	return func(j job.Journals, s job.Segments) job.Journals { return p.wrapJobs(w, of, j, s) }
 }
 
 // clients returns the ways in for clients of a process that serves.

@@ -155,7 +155,12 @@ func (w *world) checkPolls() {
 		case p.offset > p.high:
 			w.fail("monotonic", p.part, "%s answered a fetch at %d with high watermark %d", p.agent, p.offset, p.high)
 		}
-		w.checkPolled(p, log)
+		if p.part.keeps.compact {
+			w.checkCompacted(p, log)
+		} else {
+			w.checkPolled(p, log)
+		}
+		w.checkAbortedList(p, log)
 	}
 }
 
@@ -322,10 +327,17 @@ func (w *world) checkObjects() {
 		w.audit.checkSnapshot(id, s)
 		for _, tp := range s.state.Partitions() {
 			part, log := w.find(tp), w.audit.log(tp)
-			for _, e := range s.state.Partition(tp).Extents {
-				for _, b := range w.audit.read(part, e) {
+			for _, e := range log.tiers.all() {
+				for _, b := range w.audit.cut(part, e) {
 					k, ok := log.find(b.base)
-					if !ok || log.batches[k].digest != b.digest {
+					want := uint64(0)
+					if ok {
+						want = log.batches[k].digest
+					}
+					if part.keeps.compact {
+						want = log.stored[b.base].digest
+					}
+					if want != digest(b.View) {
 						w.fail("objects", part, "the bytes at offset %d have changed since they were committed", b.base)
 					}
 				}

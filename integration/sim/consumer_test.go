@@ -44,6 +44,8 @@ type polled struct {
 	producer                       int64
 	transactional, control, marker bool // marker: what a control batch says, true for a commit
 	kept                           bool // the client's application is given it
+
+	records []polledRecord // of a compacted partition
 }
 
 // listed is the answer to a question for a partition's first or last offset.
@@ -163,6 +165,9 @@ func (c *consumer) decode(p *process, part *partition, records [][]byte) (out []
 				c.w.fail("corruption", part, "%s was served a marker that cannot be read by %s: %v", c.name, p.name, err)
 			}
 		}
+		if part.keeps.compact && !b.control {
+			b.records = c.records(p, part, v)
+		}
 		out = append(out, b)
 		data = rest
 	}
@@ -237,12 +242,26 @@ func (o *operator) run(ctx context.Context) {
 		case k == 0 && o.w.shape.trims:
 			o.trim(ctx, part)
 		case k == 1 && o.w.shape.topicOp && i < 12:
-			o.w.createTopic(ctx, fmt.Sprintf("x%d", i), 1)
+			o.create(ctx, fmt.Sprintf("x%d", o.rnd.IntN(2)))
 		case k == 2 && o.w.shape.topicOp && part.topic[0] == 'x':
 			o.w.deleteTopic(ctx, part.topic, o.rnd)
 		default:
 			o.list(ctx, o.w.anyNode(o.rnd), part)
 		}
+	}
+}
+
+// create creates a topic that nobody knows, perhaps under the name of one that was deleted.
+func (o *operator) create(ctx context.Context, name string) {
+	again := false
+	for _, p := range o.w.everKnown() {
+		if p.topic == name && !p.gone.Load() {
+			return
+		}
+		again = again || p.topic == name
+	}
+	if o.w.createTopic(ctx, name, 1) && again {
+		o.w.note("tier topic again")
 	}
 }
 
@@ -297,6 +316,11 @@ func (o *operator) trim(ctx context.Context, part *partition) {
 		return
 	}
 	to := tiering.Offset(o.rnd.Int64N(int64(a.Offset)/2 + 1))
+	for max := int64(to); ; {
+		if was := part.asked.Load(); was >= max || part.asked.CompareAndSwap(was, max) {
+			break
+		}
+	}
 	t := p.ports().Records.Trim(ctx, []kafka.TrimQuery{{Partition: where, Offset: to}})[0]
 	revision := o.w.server.Revision()
 	if p.gate.pass(ctx) != nil {

@@ -146,8 +146,8 @@ func (n *node) start() {
 	a, err := agent.New(w.agentConfig(n.id), agent.Parts{
 		Meta: meta, Objects: objstore.Retry(objects, rnd, objstore.RetryConfig{}),
 		Log: slog.New(&agentLog{h: w.history, who: p.name}), Registry: &p.metrics,
-		Machines: machines,
-		Peers:    w.plant.peers(w, p, &link{w.net, p, w.rand(p.name + " link")}),
+		Machines: machines, Jobs: w.plant.jobs(w, p),
+		Peers: w.plant.peers(w, p, &link{w.net, p, w.rand(p.name + " link")}),
 	})
 	if err != nil {
 		w.fail("setup", nil, "agent %d cannot be made: %v", n.id, err)

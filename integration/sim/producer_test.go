@@ -317,7 +317,11 @@ func (p *producer) make(l *lane) *sent {
 		for j := 0; j+8 <= len(value); j += 8 {
 			binary.LittleEndian.PutUint64(value[j:], p.rnd.Uint64())
 		}
-		b.Add(batch.Record{OffsetDelta: i, TimestampDelta: int64(i), Key: []byte(name), Value: value})
+		r := batch.Record{OffsetDelta: i, TimestampDelta: int64(i), Key: []byte(name), Value: value}
+		if l.part.keeps.compact {
+			r = p.keyedRecord(name, i, value)
+		}
+		b.Add(r)
 	}
 	data, err := b.AppendTo(nil)
 	if err != nil {

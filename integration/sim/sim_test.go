@@ -128,6 +128,7 @@ func (w *world) settle() {
 	w.awaitDropped(ctx)
 	w.checkStates(ctx)
 	w.checkMemory()
+	w.awaitTidy(ctx)
 	w.checkObjects()
 	w.mu.Lock()
 	healthy := len(w.violations) == 0
@@ -221,6 +222,7 @@ func (w *world) result() result {
 		r.operations += s.attempts
 	}
 	w.countCoordination(r.fired)
+	w.countTiers(r.fired)
 	r.operations += len(w.polls) + len(w.lists) + len(w.trims) + len(w.txns) + len(w.tries) + len(w.fetches)
 	return r
 }
@@ -300,7 +302,7 @@ func TestSeeds(t *testing.T) {
 	t.Logf("%d seeds, %d operations each, %.1f seeds/s on %d cores", ran, operations/max(1, ran),
 		float64(ran)/took.Seconds(), runtime.GOMAXPROCS(0))
 	if ran >= 200 {
-		for _, f := range slices.Concat(faultNames, coordinationNames) {
+		for _, f := range slices.Concat(faultNames, coordinationNames, tierNames) {
 			if fired[f] == 0 {
 				t.Errorf("%q never happened in %d seeds: what is never tried is not tested", f, ran)
 			}

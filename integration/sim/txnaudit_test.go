@@ -250,6 +250,10 @@ func (a *auditor) transactional(part *partition, log *auditedLog, b *committed, 
 			a.w.fail("one decision", part, "transaction %d of producer %d ends a second time at offset %d", k.number, k.producer, b.base)
 		}
 		a.follows(part.name, part, k, m.Commit, b.revision)
+		b.key = k
+		if first, open := log.open[k.producer]; open && !m.Commit {
+			log.aborts = append(log.aborts, auditedAbort{AbortedTransaction: shard.AbortedTransaction{ProducerID: k.producer, First: first, Last: b.base}})
+		}
 		log.ends[k] = txnEnd{b.revision, m.Commit}
 		log.ended[k.producer] = max(log.ended[k.producer], k.number)
 		delete(log.open, k.producer)

@@ -40,7 +40,9 @@ type partition struct {
 	shard tiering.ShardID
 	topic string
 	name  string
-	gone  atomic.Bool // its topic is being deleted: no client cares any more
+	keeps *keeping
+	gone  atomic.Bool  // its topic is being deleted: no client cares any more
+	asked atomic.Int64 // greatest log start that an operator asked for
 }
 
 // world is the cluster of one seed.
@@ -53,7 +55,7 @@ type world struct {
 	start   time.Time
 	keys    metadata.Keys
 	server  *metamemory.Server
-	raw     *objmemory.Store
+	raw     *bucket
 	net     *network
 	nodes   []*node
 	history *history
@@ -123,20 +125,22 @@ type shape struct {
 	think                 time.Duration
 	faultTime             time.Duration
 	trims, bumps, topicOp bool
-	txns                  int // transactional ids
-	classic, consumer     int // members of a group of either protocol
-	committers            int // clients that commit offsets on their own account
+	compact               bool // at least one topic is
+	txns                  int  // transactional ids
+	classic, consumer     int  // members of a group of either protocol
+	committers            int  // clients that commit offsets on their own account
 }
 
 // newWorld draws the cluster of a seed. It must be called inside the seed's bubble.
 func newWorld(seed uint64, p plant) *world {
 	w := &world{
 		seed: seed, plant: p, start: time.Now(), keys: metadata.NewKeys(clusterName),
-		server: metamemory.New(), raw: objmemory.New(),
-		sent: map[uint64]*sent{}, crashed: map[string]int{}, deleted: map[tiering.TopicID]bool{},
+		server: metamemory.New(),
+		sent:   map[uint64]*sent{}, crashed: map[string]int{}, deleted: map[tiering.TopicID]bool{},
 		triesByName: map[string]*commitTry{},
 	}
 	w.history = &history{start: w.start}
+	w.raw = &bucket{Store: objmemory.New(), w: w, rnd: w.rand("lists")}
 	w.live, w.end = context.WithCancel(context.Background())
 	r := w.rand("world")
 	w.net = &network{w: w, blocked: map[[2]int32]bool{}, fired: map[string]int{}}
@@ -160,6 +164,7 @@ func newWorld(seed uint64, p plant) *world {
 		DrainTimeout: 3 * time.Second,
 	}
 	w.coordination(w.rand("coordination"))
+	w.tiers(w.rand("tiers"))
 	w.mix = newMix(w.rand("mix"))
 	if p.tune != nil {
 		p.tune(w)
@@ -271,7 +276,10 @@ func (w *world) tryCreateTopic(ctx context.Context, p *process, name string, par
 	if err := p.gate.pass(ctx); err != nil {
 		return err
 	}
-	c := p.ports().Changes.Create(ctx, []catalogue.NewTopic{{Name: name, Partitions: partitions, ReplicationFactor: 1}})[0]
+	keeps := w.keep(name)
+	c := p.ports().Changes.Create(ctx, []catalogue.NewTopic{{
+		Name: name, Partitions: partitions, ReplicationFactor: 1, Configs: keeps.configs(w.rand("other configs " + name)),
+	}})[0]
 	topic, err := c.Topic, c.Err
 	if errors.Is(err, catalogue.ErrTopicExists) {
 		topic, err = p.ports().Topics.Find(ctx, name)
@@ -282,7 +290,7 @@ func (w *world) tryCreateTopic(ctx context.Context, p *process, name string, par
 	if err != nil {
 		return err
 	}
-	w.history.add(p.name, "topic", nil, "%s: %s on shard %d", name, topic.ID, topic.FirstShard)
+	w.history.add(p.name, "topic", nil, "%s: %s on shard %d, %+v", name, topic.ID, topic.FirstShard, *keeps)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for i := range partitions {
@@ -290,6 +298,7 @@ func (w *world) tryCreateTopic(ctx context.Context, p *process, name string, par
 			TopicPartition: tiering.TopicPartition{Topic: topic.ID, Partition: i},
 			shard:          tiering.ShardOf(topic.FirstShard, i, w.config.Shards),
 			topic:          name,
+			keeps:          keeps,
 			name:           fmt.Sprintf("%s-%d", name, i),
 		})
 	}
