@@ -4,6 +4,10 @@ package recovery
 
 import (
 	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,7 +18,8 @@ import (
 )
 
 // settings make agents do in seconds what they do in minutes.
-var settings = []string{"--lease-ttl", "2s", "--carry-age", "1s", "--rollup-age", "1s", "--drain-timeout", "8s", "--shards", "8"}
+var settings = []string{"--lease-ttl", "2s", "--carry-age", "1s", "--rollup-age", "1s", "--drain-timeout", "8s", "--shards", "8",
+	"--merge-age", "300ms", "--gc-interval", "500ms", "--gc-grace", "200ms", "--retention-check-interval", "500ms"}
 
 // command runs floe with what leads to the cluster.
 func command(t *testing.T, f *fixture.Floe, args ...string) (code int, stdout, stderr string) {
@@ -91,17 +96,29 @@ func TestAnOlderBackupOfEtcdIsRestored(t *testing.T) {
 	f := fixture.Agents(t, 3, fixture.StoreFile, settings...)
 	l := newLoad(t, f.Addrs())
 	l.create("plain", "idempotent")
-	l.produce("plain", false)
+	for range 4 {
+		l.produce("plain", false)
+	}
 	l.produce("idempotent", true)
 	f.Etcd.KillAll()
 	restore := f.Etcd.BackUp()
 	f.Etcd.RestartAll()
+	old := segments(t, f)
 	l.create("transactional")
-	l.rounds(6)
-	f.StopProcess(0) // others take over: epochs move on
 	l.rounds(3)
-	f.StopProcess(1)
-	f.StopProcess(2)
+	for i := range f.Processes() { // epochs move on, and what the journals hold gets into snapshots
+		f.StopProcess(i)
+		f.StartProcess(i)
+	}
+	for range 10 {
+		l.produce("plain", false)
+	}
+	l.rounds(3)
+	await(t, "an object that the backup knows is merged and deleted", func() bool {
+		now := segments(t, f)
+		return slices.ContainsFunc(old, func(key string) bool { return !slices.Contains(now, key) })
+	})
+	f.Stop()
 	f.Etcd.KillAll()
 	restore()
 	f.Etcd.RestartAll()
@@ -110,24 +127,48 @@ func TestAnOlderBackupOfEtcdIsRestored(t *testing.T) {
 	recoverFrom(t, f, l, "--force-over-restored")
 }
 
-// awaitDead waits until no session lives any more.
-func awaitDead(t *testing.T, f *fixture.Floe) {
+// segments lists the segments of a store that is a directory.
+func segments(t *testing.T, f *fixture.Floe) (keys []string) {
 	t.Helper()
-	again := time.NewTicker(500 * time.Millisecond)
+	root := os.DirFS(strings.TrimPrefix(f.Store, "file://"))
+	err := fs.WalkDir(root, "seg", func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // deleted meanwhile, or none yet
+		}
+		if err == nil && d.Type().IsRegular() {
+			keys = append(keys, path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return keys
+}
+
+// await waits for a condition.
+func await(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	again := time.NewTicker(200 * time.Millisecond)
 	defer again.Stop()
 	deadline := time.After(patience)
-	for {
-		code, _, stderr := command(t, f, "recover", "--force-over-restored", "--json")
-		if code == 0 {
-			return
-		}
-		if !strings.Contains(stderr, recovery.ErrAlive.Error()) {
-			t.Fatalf("floe recover: exit code %d: %s", code, stderr)
-		}
+	for !holds() {
 		select {
 		case <-again.C:
 		case <-deadline:
-			t.Fatalf("after %v: %s", patience, stderr)
+			t.Fatalf("after %v: %s: not yet", patience, what)
 		}
 	}
+}
+
+// awaitDead waits until no session lives any more.
+func awaitDead(t *testing.T, f *fixture.Floe) {
+	t.Helper()
+	await(t, "every session has ended", func() bool {
+		code, _, stderr := command(t, f, "recover", "--force-over-restored", "--json")
+		if code != 0 && !strings.Contains(stderr, recovery.ErrAlive.Error()) {
+			t.Fatalf("floe recover: exit code %d: %s", code, stderr)
+		}
+		return code == 0
+	})
 }
