@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/floelog/floe/metadata"
 	"github.com/floelog/floe/metadata/shard"
 	"github.com/floelog/floe/tiering"
@@ -33,8 +35,13 @@ type keyspace struct {
 	records  []metadata.KV
 }
 
+// loadsAtOnce bounds the shards that are loaded at a time, each with its snapshot in memory.
+// Fewer: an agent starts as slowly as the object store answers, a request after the other,
+// and snapshots that it has heard of are replaced meanwhile. More: more memory.
+const loadsAtOnce = 16
+
 // read applies everything in [from, end), which is about n shards from first on, as of one
-// revision.
+// revision, or newer.
 func (s *Set) read(ctx context.Context, from, end string, first tiering.ShardID, n uint32) (int64, error) {
 	for wait := retryMin; ; wait = min(2*wait, retryMax) {
 		before := make([]uint64, n)
@@ -48,16 +55,39 @@ func (s *Set) read(ctx context.Context, from, end string, first tiering.ShardID,
 		if from == s.cfg.Keys.Shards() {
 			s.forgetRevisionsAfter(revision)
 		}
+		gone := make([]error, n)
+		work, limited := errgroup.WithContext(ctx)
+		work.SetLimit(loadsAtOnce)
 		for i, seq := range before {
+			id := first + tiering.ShardID(i)
+			work.Go(func() error {
+				err := s.applyFound(limited, id, found[id], seq, revision)
+				if errors.Is(err, objstore.ErrNotFound) {
+					gone[i], err = err, nil
+				}
+				return err
+			})
+		}
+		if err := work.Wait(); err != nil {
+			return 0, err
+		}
+		again := false
+		for i, err := range gone {
 			if err == nil {
-				err = s.applyFound(ctx, first+tiering.ShardID(i), found[first+tiering.ShardID(i)], seq, revision)
+				continue
+			}
+			// The pointer has moved since, or the object store is at fault: look again.
+			s.parts.Log.Info("a snapshot is gone; reading its journal again", "err", err)
+			if again = n == 1; again {
+				break
+			}
+			if err := s.reload(ctx, first+tiering.ShardID(i)); err != nil {
+				return 0, err
 			}
 		}
-		if !errors.Is(err, objstore.ErrNotFound) {
-			return revision, err
+		if !again {
+			return revision, nil
 		}
-		// The pointer has moved since, or the object store is at fault: look again.
-		s.parts.Log.Info("a snapshot is gone; reading its journal again", "err", err)
 		if !pause(ctx, wait) {
 			return 0, ctx.Err()
 		}
