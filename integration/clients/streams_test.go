@@ -15,36 +15,62 @@ import (
 // testStreams counts words with Kafka Streams, exactly once; then again with what is
 // known only to the changelog.
 func testStreams(t *testing.T, e *env) {
-	addrs := e.floe.Addrs()
-	java := e.workers.of(t, "java").(*remote)
-	in, out, application := topicName(t, "in"), topicName(t, "out"), topicName(t)
-	createTopic(t, addrs, in, 2)
-	createTopic(t, addrs, out, 2)
-	want := map[string]int{}
-	for round := range 2 {
-		for p := range int32(2) {
-			var lines []string
-			for i := range 50 {
-				line := fmt.Sprintf("all of-%d round-%d line-%d", p, round, i%10)
-				lines = append(lines, line)
-				for word := range strings.FieldsSeq(line) {
-					want[word]++
-				}
-			}
-			franz{}.write(t, addrs, in, "gzip", p, lines)
-		}
-		b := newBoard()
-		m := java.start(t, b, order{Do: "streams", Bootstrap: strings.Join(addrs, ","), Group: application, Topic: in, To: out,
-			Settings: map[string]string{"state.dir": t.TempDir(), "replication.factor": fmt.Sprint(len(addrs)),
-				"commit.interval.ms": "100", "statestore.cache.max.bytes": "0", "num.stream.threads": "2",
-				// An application does not leave its group: its successor waits for this.
-				"session.timeout.ms": "6000", "heartbeat.interval.ms": "500"}})
-		awaitCounts(t, b, addrs, out, want)
-		b.awaitLeft(t, m)
-		checkGrowing(t, addrs, out, want)
+	w := newWords(t, e, nil)
+	for range 2 {
+		w.count(t)
 	}
-	checkLeftOver(t, addrs, application, in)
+	checkLeftOver(t, e.floe.Addrs(), w.application, w.in)
 }
+
+// words is an application of Kafka Streams that counts words.
+type words struct {
+	e                    *env
+	in, out, application string
+	settings             map[string]string
+	rounds               int
+	want                 map[string]int
+}
+
+func newWords(t *testing.T, e *env, settings map[string]string) *words {
+	t.Helper()
+	w := &words{e: e, in: topicName(t, "in"), out: topicName(t, "out"), application: topicName(t), settings: settings, want: map[string]int{}}
+	createTopic(t, e.floe.Addrs(), w.in, 2)
+	createTopic(t, e.floe.Addrs(), w.out, 2)
+	return w
+}
+
+// count writes words and has a new process, with an empty folder, count all that were ever
+// written.
+func (w *words) count(t *testing.T) {
+	t.Helper()
+	addrs := w.e.floe.Addrs()
+	for p := range int32(2) {
+		var lines []string
+		for i := range 50 {
+			line := fmt.Sprintf("all of-%d round-%d line-%d", p, w.rounds, i%10)
+			lines = append(lines, line)
+			for word := range strings.FieldsSeq(line) {
+				w.want[word]++
+			}
+		}
+		franz{}.write(t, addrs, w.in, "gzip", p, lines)
+	}
+	w.rounds++
+	settings := map[string]string{"state.dir": t.TempDir(), "replication.factor": fmt.Sprint(len(addrs)),
+		"commit.interval.ms": "100", "statestore.cache.max.bytes": "0", "num.stream.threads": "2",
+		// An application does not leave its group: its successor waits for this.
+		"session.timeout.ms": "6000", "heartbeat.interval.ms": "500"}
+	maps.Copy(settings, w.settings)
+	b := newBoard()
+	m := w.e.workers.of(t, "java").(*remote).start(t, b, order{Do: "streams", Bootstrap: strings.Join(addrs, ","),
+		Group: w.application, Topic: w.in, To: w.out, Settings: settings})
+	awaitCounts(t, b, addrs, w.out, w.want)
+	b.awaitLeft(t, m)
+	checkGrowing(t, addrs, w.out, w.want)
+}
+
+// changelog is the topic that keeps what the application has counted.
+func (w *words) changelog() string { return w.application + "-counts-changelog" }
 
 // awaitCounts reads committed counts until they are those.
 func awaitCounts(t *testing.T, b *board, addrs []string, topic string, want map[string]int) {

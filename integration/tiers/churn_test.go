@@ -59,7 +59,7 @@ func (u *churn) create(name string) bool {
 	// The client repeats a request whose answer is lost: what exists already is what it has
 	// created, and the history says so if it is not.
 	if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
-		u.c.t.Errorf("create %s: %v", name, err)
+		u.c.errorf("create %s: %v", name, err)
 		return false
 	}
 	return true
@@ -72,7 +72,7 @@ func (u *churn) delete(name string) bool {
 	defer cancel()
 	_, err := kadm.NewClient(client).DeleteTopic(ctx, name)
 	if err != nil && !errors.Is(err, kerr.UnknownTopicOrPartition) {
-		u.c.t.Errorf("delete %s: %v", name, err)
+		u.c.errorf("delete %s: %v", name, err)
 		return false
 	}
 	return true
@@ -90,7 +90,7 @@ func (u *churn) fill(topic, generation string, records int, seed uint64) map[int
 		v := u.h.Send(who, p, size)
 		client.Produce(context.Background(), &kgo.Record{Topic: topic, Partition: p.ID, Value: history.Payload(v, size)}, func(rec *kgo.Record, err error) {
 			if err != nil {
-				u.c.t.Errorf("%s, value %d: %v", generation, v, err)
+				u.c.errorf("%s, value %d: %v", generation, v, err)
 				u.h.Unknown(v, err)
 				return
 			}
@@ -100,7 +100,7 @@ func (u *churn) fill(topic, generation string, records int, seed uint64) map[int
 	ctx, cancel := context.WithTimeout(u.c.t.Context(), patience)
 	defer cancel()
 	if err := client.Flush(ctx); err != nil {
-		u.c.t.Errorf("%s: %d records have no answer: %v", generation, client.BufferedProduceRecords(), err)
+		u.c.errorf("%s: %d records have no answer: %v", generation, client.BufferedProduceRecords(), err)
 	}
 	ends := map[int32]int64{}
 	for p := range int32(churnPartitions) {
@@ -125,7 +125,7 @@ func (u *churn) readAll(topic string, n int, reader string) {
 	for !reached(next, ends) {
 		fetches := client.PollFetches(ctx)
 		if ctx.Err() != nil {
-			u.c.t.Errorf("%s: read up to %v of %v after %v", generation, next, ends, patience)
+			u.c.errorf("%s: read up to %v of %v after %v", generation, next, ends, patience)
 			return
 		}
 		fetches.EachPartition(func(p kgo.FetchTopicPartition) {

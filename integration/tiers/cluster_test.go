@@ -137,6 +137,13 @@ func newTrace(t testing.TB) func(line string) {
 // note writes a line into the trace.
 func (c *cluster) note(format string, args ...any) { c.trace(fmt.Sprintf(format, args...)) }
 
+// errorf fails the test, unless it has ended: then everything fails.
+func (c *cluster) errorf(format string, args ...any) {
+	if c.t.Context().Err() == nil {
+		c.t.Errorf(format, args...)
+	}
+}
+
 // history makes one whose lines begin with its name.
 func (c *cluster) history(name string, cfg history.Config) *history.History {
 	if *traceFlag != "" {

@@ -50,7 +50,7 @@ var endings = []ending{
 		victim := n.r.IntN(agents)
 		n.c.floe.KillProcess(victim)
 		n.hold(time.Duration(n.r.Int64N(int64(2 * lease))))
-		n.c.floe.StartProcess(victim)
+		n.start(victim)
 	}},
 	{"SIGSTOP", func(n *saboteur) {
 		victim := n.r.IntN(agents)
@@ -61,7 +61,7 @@ var endings = []ending{
 	{"SIGTERM rolling", func(n *saboteur) {
 		for i := range agents {
 			n.c.floe.StopProcess(i)
-			n.c.floe.StartProcess(i)
+			n.start(i)
 		}
 	}},
 	{"none", func(n *saboteur) { n.hold(time.Second + time.Duration(n.r.Int64N(int64(3*time.Second)))) }},
@@ -72,7 +72,10 @@ type saboteur struct {
 	c     *cluster
 	r     *rand.Rand
 	fired map[string]int // agents' and mixes
+	ended int            // agents that did not start because the store failed their test
 }
+
+func (n *saboteur) start(agent int) { n.ended += n.c.floe.StartUntilReady(agent) }
 
 // hold lets time pass: how long a fault lasts is what it is.
 func (n *saboteur) hold(d time.Duration) {
@@ -122,7 +125,7 @@ func (n *saboteur) report() {
 			n.c.t.Errorf("the agents' fault %s never fired", e.name)
 		}
 	}
-	n.c.t.Logf("faults of the run: %s", counts(n.fired))
+	n.c.t.Logf("faults of the run: %s; starts that the store's test ended: %d", counts(n.fired), n.ended)
 	n.c.t.Logf("faults of the store: %s; requests: %s", counts(fired), counts(n.c.store.Requests()))
 }
 

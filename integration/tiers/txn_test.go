@@ -90,7 +90,7 @@ func (x *transactions) transact(client *kgo.Client, who history.Producer, commit
 		return err
 	}
 	all := x.send(client, who, records, seed)
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(x.c.t.Context(), patience)
 	defer cancel()
 	err := client.Flush(ctx)
 	for _, s := range all {
