@@ -384,6 +384,9 @@ func (a *auditor) replay(id tiering.ShardID, s *auditedShard, r shard.Record, re
 			}
 		case shard.Replace:
 			a.tiersOf(tiers, s, c.Partition, revision, r.Time).replaced = true
+			if of, ok := s.state.Partition(c.Partition).Digest(c.Base(), c.End()); !ok || of != c.Of {
+				a.note("tier no effect")
+			}
 		case shard.Archive:
 			a.tiersOf(tiers, s, c.Partition, revision, r.Time)
 		case shard.Trim:

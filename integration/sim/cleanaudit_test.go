@@ -117,6 +117,9 @@ func (a *auditor) recognised(part *partition, log *auditedLog, b placed, v verdi
 			a.w.fail("compaction", part, "the batch at offset %d reaches up to %d, into epoch %d, at revision %d", b.base, b.end(), log.batches[k].epoch, v.revision)
 		}
 	}
+	if is.control && !is.commit && b.end() != b.base+1 {
+		a.w.fail("compaction", part, "the abort marker at offset %d reaches up to %d at revision %d: clients end what begins there with it", b.base, b.end(), v.revision)
+	}
 	was, h := log.stored[b.base], b.DeleteHorizon()
 	switch {
 	case was.horizon != batch.NoHorizon && h != was.horizon:
@@ -147,6 +150,8 @@ func (a *auditor) mayGo(log *auditedLog, at tiering.Offset, v verdict) string {
 	switch end := log.ends[b.key]; {
 	case b.end() <= v.start:
 		return ""
+	case !log.part.keeps.asked.Load():
+		return "nobody asked for log compaction"
 	case at >= v.stable:
 		return "it is not stable"
 	case b.control && !passed:

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -243,8 +244,10 @@ func (o *operator) run(ctx context.Context) {
 			o.trim(ctx, part)
 		case k == 1 && o.w.shape.topicOp && i < 12:
 			o.create(ctx, fmt.Sprintf("x%d", o.rnd.IntN(2)))
-		case k == 2 && o.w.shape.topicOp && part.topic[0] == 'x':
-			o.w.deleteTopic(ctx, part.topic, o.rnd)
+		case k == 3 && part.keeps.later && !part.keeps.confirmed:
+			o.compact(ctx, part)
+		case k == 2 && o.w.shape.topicOp && parts[len(parts)-1].topic[0] == 'x':
+			o.w.deleteTopic(ctx, parts[len(parts)-1].topic, o.rnd)
 		default:
 			o.list(ctx, o.w.anyNode(o.rnd), part)
 		}
@@ -263,6 +266,24 @@ func (o *operator) create(ctx context.Context, name string) {
 	if o.w.createTopic(ctx, name, 1) && again {
 		o.w.note("tier topic again")
 	}
+}
+
+// compact changes the cleanup policy of a topic that has records.
+func (o *operator) compact(ctx context.Context, part *partition) {
+	p := o.w.anyNode(o.rnd).serving()
+	if p == nil || p.gate.pass(ctx) != nil {
+		return
+	}
+	part.keeps.asked.Store(true)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	_, err := p.ports().Changes.AlterConfigs(ctx, part.topic, func(old map[string]string) (map[string]string, error) {
+		c := maps.Clone(old)
+		c["cleanup.policy"] = part.keeps.policy()
+		return c, nil
+	})
+	part.keeps.confirmed = err == nil && p.gate.pass(ctx) == nil
+	o.w.history.add(o.name, "compact", part, "%s: %v", part.topic, err)
 }
 
 // list asks for the first or the last offset.

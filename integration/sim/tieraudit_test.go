@@ -107,7 +107,7 @@ type verdict struct {
 func (a *auditor) moved(s *auditedShard, tp tiering.TopicPartition, v verdict) {
 	part, log := a.w.find(tp), a.log(tp)
 	p := s.state.Partition(tp)
-	before := log.tiers.all()
+	before, manifests := log.tiers.all(), len(log.tiers.manifests)
 	a.placed(part, log, p)
 	after := log.tiers.all()
 	next := tiering.Offset(0)
@@ -142,6 +142,9 @@ func (a *auditor) moved(s *auditedShard, tp tiering.TopicPartition, v verdict) {
 		run = append(run, after[i])
 	}
 	end()
+	if v.replaced && len(log.tiers.manifests) < manifests {
+		a.note("tier unarchived")
+	}
 }
 
 // placed notes where a partition's batches lie.
@@ -271,8 +274,8 @@ func (a *auditor) trimmed(s *auditedShard, tp tiering.TopicPartition, from tieri
 			continue // its records went before
 		}
 		if keeps.age < 0 || latest+keeps.age.Milliseconds() >= v.time {
-			a.w.fail("retention", part, "the log start went from %d to %d at revision %d; the policy %+v keeps offset %d, of time %d, at time %d (by size all from %d on)",
-				from, to, v.revision, *keeps, b.base, latest, v.time, bySize)
+			a.w.fail("retention", part, "the log start went from %d to %d at revision %d; the policy (%v) keeps offset %d, of time %d, at time %d (by size all from %d on)",
+				from, to, v.revision, keeps, b.base, latest, v.time, bySize)
 			return
 		}
 		a.note("tier trimmed by age")

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/floelog/floe/protocol/batch"
@@ -14,11 +15,30 @@ import (
 
 // keeping is what a topic's configs say about keeping its records.
 type keeping struct {
-	compact         bool
+	compact         bool          // its records have keys, and log compaction may be asked for
 	age             time.Duration // retention.ms, below 0: for ever
 	bytes           int64         // retention.bytes, below 0: without limit
 	deleteRetention time.Duration
 	minLag          time.Duration
+
+	later     bool        // cleanup.policy is changed when the topic has records
+	asked     atomic.Bool // log compaction was asked for
+	confirmed bool        // the operator was told that it is
+}
+
+func (k *keeping) String() string {
+	return fmt.Sprintf("compact %v (later %v) retention %v, %d bytes, deletes %v, lag %v", k.compact, k.later, k.age, k.bytes, k.deleteRetention, k.minLag)
+}
+
+// policy is the topic's cleanup.policy in the end.
+func (k *keeping) policy() string {
+	switch {
+	case k.compact && k.age >= 0:
+		return "compact,delete"
+	case k.compact:
+		return "compact"
+	}
+	return "delete"
 }
 
 // keep draws the configs of a topic.
@@ -41,6 +61,8 @@ func (w *world) keep(topic string) *keeping {
 	}
 	k.deleteRetention = pick(r, time.Second, 3*time.Second, 10*time.Second)
 	k.minLag = pick(r, 0, 0, time.Second)
+	k.later = k.compact && r.IntN(3) == 0
+	k.asked.Store(k.compact && !k.later)
 	return k
 }
 
@@ -54,9 +76,8 @@ func (k *keeping) configs(r *rand.Rand) map[string]string {
 	if !k.compact {
 		return c
 	}
-	c["cleanup.policy"] = "compact"
-	if k.age >= 0 {
-		c["cleanup.policy"] = "compact,delete"
+	if !k.later {
+		c["cleanup.policy"] = k.policy()
 	}
 	c["delete.retention.ms"], c["min.compaction.lag.ms"] = ms(k.deleteRetention), ms(k.minLag)
 	c["min.cleanable.dirty.ratio"] = pick(r, "0.01", "0.3")

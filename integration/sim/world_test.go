@@ -290,7 +290,7 @@ func (w *world) tryCreateTopic(ctx context.Context, p *process, name string, par
 	if err != nil {
 		return err
 	}
-	w.history.add(p.name, "topic", nil, "%s: %s on shard %d, %+v", name, topic.ID, topic.FirstShard, *keeps)
+	w.history.add(p.name, "topic", nil, "%s: %s on shard %d, %v", name, topic.ID, topic.FirstShard, keeps)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for i := range partitions {
