@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/floelog/floe/metadata/shard"
 	"github.com/floelog/floe/tiering"
 )
 
@@ -128,4 +129,38 @@ func FuzzDecodeRow(f *testing.F) {
 			t.Errorf("%d bytes made %d partitions and %d groups", len(b), len(r.partitions), len(r.groups))
 		}
 	})
+}
+
+func TestOpenTransactionsOfRows(t *testing.T) {
+	s := shard.New()
+	d := shard.NewDraft(s, 1, tiering.SessionID{1}, 1, 1)
+	p := []Partition{partition(1, 0, 2)}
+	for name, r := range map[string]row{
+		"ongoing":   {status: ongoing, version: 2, producer: 1, previous: -1, next: -1, epoch: 4, last: -1, timeout: 1, number: 7, started: 1, partitions: p},
+		"prepared":  {status: prepareCommit, version: 2, producer: 2, previous: -1, next: -1, epoch: 5, last: 4, timeout: 1, number: 8, started: 1, partitions: p},
+		"older":     {status: prepareAbort, version: 1, producer: 3, previous: -1, next: -1, epoch: 6, last: -1, timeout: 1, number: 9, started: 1, partitions: p},
+		"concluded": {status: completeCommit, version: 2, producer: 4, previous: -1, next: -1, epoch: 1, last: -1, timeout: 1, number: 3, started: -1},
+	} {
+		b := r.encode()
+		if err := CheckRow(rowKey, b); err != nil {
+			t.Fatal(err)
+		}
+		d.Add(shard.PutRows{Space: shard.Transactions, Name: name, Rows: []shard.Row{{Key: rowKey, Value: b}}})
+	}
+	if err := s.Apply(d.Record()); err != nil {
+		t.Fatal(err)
+	}
+	open := Open([]*shard.State{shard.New(), s})
+	for _, tt := range []struct {
+		producer int64
+		epoch    int16
+		number   int64 // 0: none
+	}{{1, 4, 7}, {1, 5, 0}, {2, 4, 8}, {2, 5, 0}, {3, 6, 9}, {4, 1, 0}, {9, 0, 0}} {
+		if number, ok := open(tt.producer, tt.epoch); number != tt.number || ok != (tt.number > 0) {
+			t.Errorf("producer %d, epoch %d: transaction %d, %v; want %d", tt.producer, tt.epoch, number, ok, tt.number)
+		}
+	}
+	if err := CheckRow("x", nil); err == nil {
+		t.Error("a row under an unknown key was taken")
+	}
 }

@@ -192,6 +192,7 @@ func doubts(s *recovery.ShardReport) string {
 			out += fmt.Sprintf("%d %s; ", n, what)
 		}
 	}
+	add(len(s.Proven), "runs proved by merged segments")
 	add(len(s.Adopted), "runs adopted")
 	add(s.InTransactions, "of open transactions")
 	add(s.OfNoTransaction, "of no known transaction left out")

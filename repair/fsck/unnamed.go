@@ -154,6 +154,12 @@ func (j *judge) isNamed(key string) bool {
 
 // class says why nothing names an object.
 func (j *judge) class(o objstore.Info) int {
+	if strings.HasPrefix(o.Key, objstore.SelfTestPrefix) { // left behind by an agent that could not start
+		if j.now.Sub(o.Modified) > j.c.Bound {
+			return overdue
+		}
+		return garbage
+	}
 	session, seq, numbered, err := owner(o.Key)
 	if err != nil {
 		return unknown

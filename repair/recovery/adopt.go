@@ -16,7 +16,8 @@ import (
 	"github.com/floelog/floe/tiering/segment"
 )
 
-// flush is a chunk of a flush that no state names, and that may have been acknowledged.
+// flush is a chunk of a flush, or of a merged segment, that no state names and that may have been
+// acknowledged.
 type flush struct {
 	*stocked
 	entry segment.Entry
@@ -37,9 +38,20 @@ func (p *Plan) adopt(ctx context.Context, b *bucket) error {
 	if err != nil {
 		return err
 	}
-	a := &adoption{plan: p, topics: p.topicIDs(), transactions: transactions}
+	a := &adoption{plan: p, topics: p.topicIDs(), transactions: transactions, taken: map[batchMark]bool{}}
 	for _, id := range slices.Sorted(maps.Keys(candidates)) {
-		if err := a.shard(ctx, p.shards[id], inOrder(candidates[id])); err != nil {
+		var flushes, merged []flush
+		for _, f := range candidates[id] {
+			if f.level == 0 {
+				flushes = append(flushes, f)
+			} else if f.entry.Base != segment.Unassigned {
+				merged = append(merged, f)
+			}
+		}
+		if err := a.merged(ctx, p.shards[id], merged); err != nil {
+			return err
+		}
+		if err := a.shard(ctx, p.shards[id], inOrder(flushes)); err != nil {
 			return err
 		}
 	}
@@ -96,8 +108,8 @@ func (p *Plan) noteFlushed(b *bucket) {
 	}
 }
 
-// candidates returns the chunks of flushes that may have been sequenced after the last record
-// that is known of their shard.
+// candidates returns the chunks that may have been sequenced after the last record that is known
+// of their shard.
 func (p *Plan) candidates(ctx context.Context, b *bucket, named map[chunkName]bool) (map[tiering.ShardID][]flush, error) {
 	oldest := time.Time{}
 	for i, s := range p.shards {
@@ -107,7 +119,7 @@ func (p *Plan) candidates(ctx context.Context, b *bucket, named map[chunkName]bo
 	}
 	var recent []*stocked
 	for _, o := range b.segments {
-		if o.level == 0 && !o.damaged && o.Modified.Add(baseSlack).After(oldest) {
+		if !o.damaged && o.Modified.Add(baseSlack).After(oldest) {
 			recent = append(recent, o)
 		}
 	}
@@ -135,7 +147,7 @@ func (p *Plan) candidates(ctx context.Context, b *bucket, named map[chunkName]bo
 				continue
 			}
 			s := p.shards[e.Shard]
-			unknown := o.id.Seq > s.flushed[o.id.Session] && !named[chunkName{o.id, e.Shard}]
+			unknown := (o.level > 0 || o.id.Seq > s.flushed[o.id.Session]) && !named[chunkName{o.id, e.Shard}]
 			if unknown && o.Modified.Add(baseSlack).After(s.base.Modified) {
 				out[e.Shard] = append(out[e.Shard], flush{o, e})
 			}
@@ -185,7 +197,8 @@ type adoption struct {
 	plan         *Plan
 	topics       map[tiering.TopicID]*catalogue.Topic
 	transactions Transactions
-	seq          uint64 // of submissions
+	seq          uint64             // of submissions
+	taken        map[batchMark]bool // that merged segments have proved
 }
 
 // shard takes up the chunks of one shard. A batch of an idempotent producer that does not
@@ -247,6 +260,9 @@ func (a *adoption) parts(ctx context.Context, s *rebuilt, f flush) ([]shard.Part
 		}
 		x, ok := a.describe(s, f.entry.TopicPartition, v)
 		switch {
+		case a.taken[batchMark{f.entry.TopicPartition, v.CRC(), len(v)}]:
+			s.report.Duplicates++
+			ok = false
 		case !ok:
 			s.report.OfNoTransaction++
 		case open:

@@ -2,7 +2,6 @@ package recovery
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -148,27 +147,4 @@ func puts(t metadata.Txn) (values [][]byte) {
 		}
 	}
 	return values
-}
-
-// Finish lets objects be deleted again, once what was recovered has been checked. It reports
-// whether deletion was stopped.
-func Finish(ctx context.Context, store metadata.Store, keys metadata.Keys, random io.Reader) (bool, error) {
-	kvs, _, err := store.Get(ctx, keys.GCFreeze())
-	if err != nil {
-		return false, fmt.Errorf("reading %s: %w", keys.GCFreeze(), err)
-	}
-	if !kvs[0].Exists() {
-		return false, nil
-	}
-	res, unanswered, err := retry.Txn(ctx, store, retry.NewPacer(random), metadata.Txn{
-		If:   []metadata.Condition{metadata.Equals(keys.GCFreeze(), kvs[0].Value)},
-		Then: []metadata.Op{metadata.Delete(keys.GCFreeze())},
-	})
-	if err == nil && !res.Succeeded && !unanswered {
-		err = errors.New("it has just been stopped anew")
-	}
-	if err != nil {
-		return true, fmt.Errorf("letting objects be deleted again: %w", err)
-	}
-	return true, nil
 }

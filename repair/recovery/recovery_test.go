@@ -13,12 +13,14 @@ import (
 	"github.com/floelog/floe/metadata/journal"
 	"github.com/floelog/floe/metadata/membership"
 	"github.com/floelog/floe/metadata/shard"
+	"github.com/floelog/floe/protocol/batch"
 	"github.com/floelog/floe/repair/fsck"
 	"github.com/floelog/floe/repair/recovery"
 	"github.com/floelog/floe/repair/repairtest"
 	"github.com/floelog/floe/repair/stored"
 	"github.com/floelog/floe/tiering"
 	"github.com/floelog/floe/tiering/objstore"
+	"github.com/floelog/floe/tiering/segment"
 )
 
 func config(w *repairtest.World, options ...func(*recovery.Config)) recovery.Config {
@@ -371,13 +373,29 @@ func (b *broken) GetRange(_ context.Context, key string, _, _ int64) ([]byte, er
 	return nil, b.err
 }
 
-func TestFinishLiftsTheFreeze(t *testing.T) {
+func TestMergedSegmentsProveTheirOffsets(t *testing.T) {
 	w := loaded(t)
-	w.Wipe()
-	recovered(t, w)
-	for _, want := range []bool{true, false} {
-		if lifted, err := recovery.Finish(t.Context(), w.Meta, w.Keys, rand.Reader); err != nil || lifted != want {
-			t.Errorf("lifted %v, %v; want %v", lifted, err, want)
+	next := w.States[0].Partition(w.Partition(0)).Next
+	var merged []byte
+	for range 2 {
+		part := w.Produce(0, 3, nil)
+		w.Forget()
+		b, err := w.Objects.GetRange(t.Context(), part.Segment.Key(), int64(part.Position), int64(part.Batches[0].Length))
+		if err != nil {
+			t.Fatal(err)
 		}
+		batch.Patch(b, int64(next)+int64(len(merged)/len(b))*3, repairtest.Epoch)
+		merged = append(merged, b...)
+	}
+	w.Segment(1, segment.Chunk{Shard: 0, TopicPartition: w.Partition(0), Base: next, Slices: [][]byte{merged}})
+	w.Forget()
+	w.Wipe()
+	p, states := recovered(t, w)
+	r := p.Report.Shards[0]
+	if len(r.Proven) != 1 || r.Proven[0].From != next || r.Proven[0].To != next+6 || len(r.Adopted) > 0 || r.Duplicates != 2 {
+		t.Errorf("%+v", r)
+	}
+	if got := states[0].Partition(w.Partition(0)).Next; got != next+6 {
+		t.Errorf("the partition ends at %d, want %d", got, next+6)
 	}
 }

@@ -43,6 +43,7 @@ type ShardReport struct {
 	Partitions int                 `json:"partitions"`
 	Groups     int                 `json:"groups"`
 
+	Proven          []Adopted `json:"proven"`          // taken up from merged segments, which hold their offsets
 	Adopted         []Adopted `json:"adopted"`         // taken up without proof
 	Duplicates      int       `json:"duplicates"`      // batches of flushes that were there already
 	Refused         int       `json:"refused"`         // of producers that had moved on

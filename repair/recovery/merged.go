@@ -1,0 +1,87 @@
+package recovery
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/floelog/floe/metadata/shard"
+	"github.com/floelog/floe/protocol/batch"
+	"github.com/floelog/floe/tiering"
+	"github.com/floelog/floe/tiering/segment"
+)
+
+// batchMark tells a batch from others, whatever its offsets are: its checksum does not cover them.
+type batchMark struct {
+	partition tiering.TopicPartition
+	crc       uint32
+	length    int
+}
+
+// merged takes up what merged segments prove: their batches hold the offsets that they were
+// given, in records that are lost. Batches of transactions are left: what became of those stands
+// in other records.
+func (a *adoption) merged(ctx context.Context, s *rebuilt, chunks []flush) error {
+	for progress := true; progress; {
+		progress = false
+		for _, f := range chunks {
+			tp := f.entry.TopicPartition
+			if t := a.topics[tp.Topic]; t == nil || tp.Partition >= t.Partitions || f.entry.Base != s.state.Partition(tp).Next {
+				continue
+			}
+			taken, err := a.stamped(ctx, s, f)
+			if err != nil {
+				return err
+			}
+			progress = progress || taken
+		}
+	}
+	return nil
+}
+
+// stamped takes up the first batches of a chunk, as far as each begins where the one before ends.
+func (a *adoption) stamped(ctx context.Context, s *rebuilt, f flush) (taken bool, err error) {
+	tp := f.entry.TopicPartition
+	seg := segment.Segment{Size: f.Size}
+	b, err := seg.ReadChunk(f.entry, a.plan.reader(ctx, f.Key))
+	if unreadable(err) {
+		s.problem("a chunk of %s in %s cannot be used: %v", tp, f.Key, err)
+		return false, nil
+	} else if err != nil {
+		return false, fmt.Errorf("reading %s: %w", f.Key, err)
+	}
+	from := s.state.Partition(tp).Next
+	e := tiering.Extent{Segment: f.id, Position: f.entry.Position, MaxTimestamp: tiering.NoTimestamp}
+	c := shard.Append{Partition: tp, Base: from}
+	var marks []batchMark
+	for len(b) > 0 {
+		var v batch.View
+		if v, b, err = batch.Next(b); err != nil || v.IsTransactional() || v.IsControl() || v.BaseOffset() != int64(from)+e.Count {
+			break
+		}
+		marks = append(marks, batchMark{tp, v.CRC(), len(v)})
+		if v.ProducerID() >= 0 {
+			c.Producers = append(c.Producers, shard.ProducerAppend{
+				ProducerID: v.ProducerID(), ProducerEpoch: v.ProducerEpoch(), FirstSeq: v.BaseSequence(), LastSeq: v.LastSequence(),
+				Base: tiering.Offset(v.BaseOffset()), Timestamp: v.MaxTimestamp(),
+			})
+		}
+		e.Count += int64(v.LastOffsetDelta()) + 1
+		e.Length += int32(len(v))
+		e.MaxTimestamp = max(e.MaxTimestamp, v.MaxTimestamp())
+	}
+	if e.Count == 0 {
+		return false, nil
+	}
+	c.Extents = []tiering.Extent{e}
+	a.seq++
+	r := shard.Record{Seq: s.state.Seq + 1, Epoch: s.leads(), Leader: a.plan.session, Nonce: a.seq, Time: a.plan.now, Changes: []shard.Change{c}}
+	if err := s.state.Apply(r); err != nil {
+		s.problem("%s: what %s proves cannot be taken up: %v", tp, f.Key, err)
+		return false, nil
+	}
+	for _, m := range marks {
+		a.taken[m] = true
+	}
+	s.report.Proven = append(s.report.Proven, Adopted{Topic: a.topics[tp.Topic].Name, Partition: tp.Partition, From: from, To: e.End() + from, Object: f.Key})
+	return true, nil
+}
