@@ -43,7 +43,7 @@ integration: ## run the tests against real etcd, MinIO and clients
 	@echo '==> integration tests'
 	@$(GO) test -tags $(TAGS) -count=1 -p 1 -timeout 30m $(GOFLAGS_TEST) ./integration/...
 
-bench: $(if $(BENCH),bench-go) ## measure Floe from outside, one table (10 min); BENCH_ARGS='-quick' adds flags
+bench: $(if $(BENCH),bench-go) ## measure Floe from outside, one table (15 min); BENCH_ARGS='-quick' adds flags
 	@$(if $(BENCH),:,$(GO) run ./integration/bench $(BENCH_ARGS))
 
 bench-go: ## run the Go benchmarks; BENCH=regexp and PKG=./dir choose

@@ -24,9 +24,7 @@ import (
 
 const (
 	catchupPartitions = 12
-	// catchupCache bounds the GETs of an agent at a time to catchupGets: blocks in flight may
-	// fill half of the cache.
-	catchupCache = "64MiB"
+	// catchupGets is how many blocks the agents' cache fetches ahead of one reader at most.
 	catchupGets  = 16
 	catchupBlock = 2 << 20
 	// getDelay is what the slow store adds to every GET. With it the machine is not what
@@ -162,7 +160,7 @@ func (c *catchupRun) compare(ctx context.Context, what string, l load, out *prod
 		if err := evict(c.objects); err != nil {
 			return err
 		}
-		err = c.agent(ctx, s.url, append(unmerged, "--cache-size", catchupCache), func(t target) error {
+		err = c.agent(ctx, s.url, unmerged, func(t target) error {
 			l.brokers = t.addr
 			r, err := t.consumeRow(ctx, fmt.Sprintf("agent, %s: catch up, %s", s.name, what), l, out, 1)
 			if err != nil {
@@ -172,7 +170,11 @@ func (c *catchupRun) compare(ctx context.Context, what string, l load, out *prod
 			if err != nil {
 				return err
 			}
-			r.Result = charge(counts, out.gib(l)).only("fetch").String()
+			waited, err := scrapeSum(ctx, t.metrics, "floe_objstore_request_seconds_sum")
+			if err != nil {
+				return err
+			}
+			r.Result = fmt.Sprintf("%s; %.1f under way on average", charge(counts, out.gib(l)).only("fetch"), waited/out.gib(l)*r.MiBPerS/1024)
 			r.against(r.MiBPerS, raw.MiBPerS, "MiB/s, raw GETs")
 			r.require(fmt.Sprintf("≥ %.0f %% of raw GETs", 100*catchupShare), r.Ratio >= catchupShare)
 			c.rows = append(c.rows, raw, r)

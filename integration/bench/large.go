@@ -71,7 +71,7 @@ func (e *env) fillTopics(ctx context.Context, f *floe) (row, error) {
 	used, usageErr := m.stop()
 	r.Load += " → " + loadAverage()
 	r.PeakRSSMiB, r.score = used.peakRSS, -used.peakRSS
-	r.Result = fmt.Sprintf("created in %.1f s", created.Seconds())
+	r.Result = fmt.Sprintf("created in %.2f s", created.Seconds())
 	r.require(fmt.Sprintf("≤ %d MiB", largeMemory), used.peakRSS <= largeMemory)
 	return r, errors.Join(err, usageErr)
 }

@@ -5,6 +5,8 @@ package main
 import (
 	"context"
 	"errors"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -51,6 +53,7 @@ func startProxy(backend string, d delays) (*proxy, error) {
 		},
 		Transport:  &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true, WriteBufferSize: proxyBuffer, ReadBufferSize: proxyBuffer},
 		BufferPool: &proxyBuffers{},
+		ErrorLog:   log.New(io.Discard, "", 0), // agents give requests up on purpose: hedged ones, and at their end
 	}
 	p := &proxy{addr: l.Addr().String(), srv: &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second}}
 	p.wg.Go(func() {
