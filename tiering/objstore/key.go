@@ -13,6 +13,10 @@ const MaxKey = 512
 // have 255 bytes.
 const maxKeyPart = 255
 
+// SelfTestPrefix begins the keys of objects by which an agent that starts tests a store. It
+// removes them; what is left behind when it could not is swept.
+const SelfTestPrefix = "selftest/"
+
 // CheckKey reports, as ErrInvalid, why key cannot name an object: only the characters
 // [A-Za-z0-9._/-], no empty part between slashes, no part "." or "..", at most MaxKey
 // bytes. So a key means the same to a directory, a URL and a shell.

@@ -9,15 +9,12 @@ import (
 	"github.com/floelog/floe/tiering/objstore"
 )
 
-// SelfTestPrefix is the key prefix of the objects that SelfTest makes and removes.
-const SelfTestPrefix = "selftest/"
-
 // SelfTest finds out whether store does what Floe's safety rests on: puts that create
 // or fail, reads that see every write, exact ranges, checksums, lists and deletions. It
 // makes one object, under a key with unique in it, which must never have been used
 // before, and removes it. The error is one line that names what the store cannot do.
 func SelfTest(ctx context.Context, store objstore.Store, unique string) error {
-	key := SelfTestPrefix + unique
+	key := objstore.SelfTestPrefix + unique
 	err := selfTest(ctx, store, key)
 	if err == nil {
 		return nil
