@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/floelog/floe/metadata/shard"
 	"github.com/floelog/floe/tiering"
@@ -16,8 +17,8 @@ type front struct {
 	object    tiering.SegmentID
 	start     tiering.Offset
 	gone      int64 // bytes of its extents before the log start
-	length    int64 // bytes of the first extent that is left
-	timestamp int64 // and its greatest timestamp
+	length    int64 // bytes of the first extent with batches that is left
+	timestamp int64 // and its greatest timestamp, or when it was stored
 }
 
 // walk goes through a partition from the front, as long as what it meets may go.
@@ -79,15 +80,30 @@ func (w *walk) manifest(ctx context.Context, m shard.Manifest, first bool) (more
 		w.total -= gone
 	}
 	kept, err := w.extents(ctx, rest)
-	if len(kept) == 0 {
-		return err == nil, err
+	i := slices.IndexFunc(kept, func(e tiering.Extent) bool { return !e.IsHole() })
+	if err != nil || i < 0 {
+		return err == nil, err // holes alone keep nothing that is behind them
 	}
-	f = front{object: m.Object, start: w.to, length: int64(kept[0].Length), timestamp: kept[0].MaxTimestamp}
-	for _, e := range extents[:len(extents)-len(kept)] {
-		f.gone += int64(e.Length)
+	w.remember(m, extents, &kept[i])
+	return false, nil
+}
+
+// remember notes the first extent that is left in a manifest. One whose age is not known yet is
+// looked for again.
+func (w *walk) remember(m shard.Manifest, extents []tiering.Extent, left *tiering.Extent) {
+	f := front{object: m.Object, start: w.to, length: int64(left.Length), timestamp: left.MaxTimestamp}
+	if f.timestamp < 0 {
+		var known bool
+		if f.timestamp, known = w.k.stored[left.Segment]; !known {
+			return
+		}
+	}
+	for i := range extents {
+		if extents[i].Base < left.Base {
+			f.gone += int64(extents[i].Length)
+		}
 	}
 	w.k.fronts[w.p.tp] = f
-	return false, err
 }
 
 // before splits extents at the one that holds the log start.

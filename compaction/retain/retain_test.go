@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -215,6 +216,76 @@ func TestWithoutTimestampsTheStoresTimeCounts(t *testing.T) {
 		w.tick()
 		w.start(tp0, 1) // what is inline waits for its roll-up
 	})
+}
+
+// In a manifest as well: what its first extent left is remembered by its age, not by a timestamp
+// that it does not have.
+func TestWithoutTimestampsInAManifest(t *testing.T) {
+	bubble(t, 1, nil, func(w *world) {
+		w.keep(tp0.Topic, time.Hour, unlimited)
+		for range 3 {
+			w.Flush(jobtest.Part{Partition: tp0, Batches: [][]byte{w.Batch(-1, "a")}})
+			time.Sleep(time.Minute)
+		}
+		w.archive(tp0, 2)
+		for range 5 {
+			w.tick()
+		}
+		w.start(tp0, 0)
+		if w.reads != 1 {
+			w.t.Errorf("%d reads of manifests, want one to learn what is in it", w.reads)
+		}
+		time.Sleep(57*time.Minute + time.Second)
+		for _, want := range []tiering.Offset{1, 2, 3} {
+			w.tick()
+			w.start(tp0, want)
+			time.Sleep(time.Minute)
+		}
+	})
+}
+
+// A hole at the front of a manifest keeps nothing that is behind it, in it or after it.
+func TestAHoleInFrontOfAManifest(t *testing.T) {
+	for name, holes := range map[string]int{"the first extent": 1, "all of it": 2} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, 1, nil, func(w *world) {
+				w.keep(tp0.Topic, time.Hour, unlimited)
+				for range 4 {
+					w.flush(tp0, 0)
+					time.Sleep(time.Minute)
+				}
+				run := w.State(tp0).Extents[:2]
+				with := slices.Clone(run)
+				for i := range holes {
+					with[i] = tiering.Extent{Base: with[i].Base, Count: 3, MaxTimestamp: tiering.NoTimestamp}
+				}
+				if err := w.Change(context.Background(), 0, shard.Replace{Partition: tp0, Of: shard.DigestOf(run), With: with}); err != nil {
+					w.t.Fatal(err)
+				}
+				n := 3
+				if holes == 2 {
+					n = 2
+				}
+				w.archive(tp0, n)
+				w.tick()
+				w.start(tp0, 0)
+				reads := w.reads
+				w.tick()
+				if holes == 1 && w.reads != reads {
+					w.t.Errorf("nothing was due, and %d manifests were read again", w.reads-reads)
+				}
+				time.Sleep(57*time.Minute + time.Second)
+				for _, want := range []tiering.Offset{6, 9, 12} {
+					if holes == 2 && want == 6 {
+						want = 0 // holes alone are nothing
+					}
+					w.tick()
+					w.start(tp0, want)
+					time.Sleep(time.Minute)
+				}
+			})
+		})
+	}
 }
 
 func TestAHoleGoesWithWhatIsBehindIt(t *testing.T) {
