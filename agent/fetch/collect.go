@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"time"
 
 	"github.com/floelog/floe/metadata/shard"
 	"github.com/floelog/floe/protocol/batch"
@@ -25,6 +26,7 @@ type collector struct {
 	oneAtLeast bool // the first batch is taken whatever its size
 	from       tiering.Offset
 	end        tiering.Offset // no batch from here on is taken
+	until      time.Time      // what it has then is enough
 	epochs     []shard.EpochStart
 	epoch      int // index of the last batch's
 

@@ -61,7 +61,7 @@ func (r *Reader) load(ctx context.Context, tp tiering.TopicPartition, m *shard.M
 func (r *Reader) collect(ctx context.Context, tp tiering.TopicPartition, at *look, cold bool, out *collector) error {
 	for i := range at.manifests {
 		m := &at.manifests[i]
-		if out.done() || m.Base >= out.end {
+		if r.enough(out) || m.Base >= out.end {
 			break
 		}
 		run, err := r.load(ctx, tp, m)
@@ -78,10 +78,18 @@ func (r *Reader) collect(ctx context.Context, tp tiering.TopicPartition, at *loo
 	return out.finish()
 }
 
+// enough reports whether a read is to end with what it has.
+func (r *Reader) enough(out *collector) bool {
+	if out.bytes > 0 && r.now().After(out.until) {
+		out.full = true
+	}
+	return out.done()
+}
+
 func (r *Reader) collectRun(ctx context.Context, run []tiering.Extent, cold bool, out *collector) error {
 	for i := range run {
 		e := &run[i]
-		if out.done() || e.Base >= out.end {
+		if r.enough(out) || e.Base >= out.end {
 			return nil
 		}
 		if e.IsHole() {

@@ -54,6 +54,10 @@ const (
 	// shorter: it would hardly ever come to read those that lag while many do. Not
 	// longer: the records that it has wait.
 	mixedPatience = 500 * time.Millisecond
+	// readTime is how long a request reads before it answers with what it has. Not shorter: a slow
+	// store would make for many small answers. Not longer: a client that gives up has all of it
+	// read again, and would never get on where that takes longer than its patience.
+	readTime = 5 * time.Second
 	// readsAtOnce bounds the partitions of one request that are read at a time: enough to
 	// hide a GET's latency, few enough to leave the cache's GETs to others.
 	readsAtOnce = 8

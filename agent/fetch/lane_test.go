@@ -257,3 +257,38 @@ func TestALaggingPartitionThatIsFirstHasItsShare(t *testing.T) {
 		}
 	})
 }
+
+// A read that takes long answers with what it has, and the next one goes on: a client that gives
+// up before all is read would have all of it read again.
+func TestReadsThatTakeLongAnswerWithWhatTheyHave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, done := open(t)
+		defer done()
+		const n = 20
+		for i := range n {
+			for p := range int32(2) {
+				l.append(p, false, encode(t, rec{fmt.Sprint("r", i), int64(i)}))
+			}
+		}
+		l.before = func(string) { time.Sleep(time.Second) }
+		next, answers := [2]tiering.Offset{}, 0
+		for next != [2]tiering.Offset{n, n} {
+			start := time.Now()
+			got := l.reader.Fetch(t.Context(), &fetch.Request{MaxBytes: 1 << 20, Partitions: []fetch.Partition{from(0, next[0], 1<<20), from(1, next[1], 1<<20)}})
+			if took := time.Since(start); took > 7*time.Second {
+				t.Errorf("an answer took %v", took)
+			}
+			answers++
+			was := next
+			for p, r := range got {
+				next[p] += tiering.Offset(len(strings.Fields(l.text(r))))
+			}
+			if next == was {
+				t.Fatalf("nothing was read from %v on: %+v", next, got)
+			}
+		}
+		if answers < 2 {
+			t.Errorf("%d answers: nothing took long", answers)
+		}
+	})
+}

@@ -3,6 +3,7 @@ package fetch
 import (
 	"context"
 	"slices"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"golang.org/x/sync/errgroup"
@@ -16,6 +17,7 @@ import (
 type reading struct {
 	lane      Lane
 	due       []int // partitions that have something to read, in order
+	until     time.Time // nothing is begun after, but for the first batch
 	available int   // bytes, as planned
 	limit     int   // what Admit allowed; less than 0: it has not been asked
 }
@@ -29,6 +31,8 @@ type reading struct {
 // gave them something to the end, so that each is the first at times.
 func (r *Reader) read(ctx context.Context, req *Request, results []Result) {
 	tail, lagging := r.due(req, results)
+	tail.until = r.now().Add(readTime)
+	lagging.until = tail.until
 	left, aside := req.MaxBytes, 0
 	if len(lagging.due) > 0 && (len(tail.due) == 0 || lagging.due[0] < tail.due[0]) {
 		aside = min(req.Partitions[lagging.due[0]].MaxBytes, left)
@@ -111,7 +115,7 @@ func (r *Reader) readLane(ctx, wait context.Context, req *Request, lane *reading
 	}
 	for due := lane.due; len(due) > 0 && (left > 0 || first); {
 		n := wave(req, due, left)
-		got := r.readWave(ctx, wait, req, lane.lane, due[:n], left, first, results)
+		got := r.readWave(ctx, wait, req, lane, due[:n], left, first, results)
 		first = first && got == 0
 		left -= got
 		taken += got
@@ -123,7 +127,7 @@ func (r *Reader) readLane(ctx, wait context.Context, req *Request, lane *reading
 		}
 		// The first ones had nothing after all, and those behind them only larger batches.
 		if results[i].Code == 0 {
-			taken = r.readOne(ctx, wait, req, lane.lane, i, left, true, results)
+			taken = r.readOne(ctx, wait, req, lane, i, left, true, results)
 			first = taken == 0
 		}
 	}
@@ -158,7 +162,7 @@ func wave(req *Request, due []int, left int) int {
 }
 
 // readWave reads partitions side by side.
-func (r *Reader) readWave(ctx, wait context.Context, req *Request, lane Lane, due []int, left int, first bool, results []Result) (taken int) {
+func (r *Reader) readWave(ctx, wait context.Context, req *Request, lane *reading, due []int, left int, first bool, results []Result) (taken int) {
 	if len(due) == 1 {
 		return r.readOne(ctx, wait, req, lane, due[0], left, first, results)
 	}
@@ -178,13 +182,13 @@ func (r *Reader) readWave(ctx, wait context.Context, req *Request, lane Lane, du
 }
 
 // readOne reads one partition, up to left bytes.
-func (r *Reader) readOne(ctx, wait context.Context, req *Request, lane Lane, i, left int, oneAtLeast bool, results []Result) int {
+func (r *Reader) readOne(ctx, wait context.Context, req *Request, lane *reading, i, left int, oneAtLeast bool, results []Result) int {
 	p, res := &req.Partitions[i], &results[i]
-	want := wanted{limit: min(p.MaxBytes, left), oneAtLeast: oneAtLeast, readCommitted: req.ReadCommitted, cold: lane == Lagging}
+	want := wanted{limit: min(p.MaxBytes, left), oneAtLeast: oneAtLeast, readCommitted: req.ReadCommitted, cold: lane.lane == Lagging, until: lane.until}
 	if want.limit <= 0 && !oneAtLeast {
 		return 0
 	}
-	if lane == Lagging {
+	if lane.lane == Lagging {
 		start := r.now()
 		entered := r.lagging.enter(wait)
 		r.observe.Lagged(r.now().Sub(start), entered)
@@ -193,11 +197,14 @@ func (r *Reader) readOne(ctx, wait context.Context, req *Request, lane Lane, i, 
 		}
 		defer r.lagging.leave()
 	}
+	if !oneAtLeast && r.now().After(want.until) {
+		return 0
+	}
 	if err := r.readPartition(ctx, p, want, res); err != nil {
 		res.Code, res.Records, res.Bytes, res.Aborted = codeOf(err), nil, 0, nil
 	}
-	res.Lane = lane
-	r.observe.Fetched(lane, res.Bytes)
+	res.Lane = lane.lane
+	r.observe.Fetched(lane.lane, res.Bytes)
 	return res.Bytes
 }
 
@@ -207,6 +214,7 @@ type wanted struct {
 	oneAtLeast    bool // but the first batch whatever its size
 	readCommitted bool
 	cold          bool // by a lagging reader
+	until         time.Time
 }
 
 // readPartition reads batches from the partition's offset on.
@@ -217,7 +225,7 @@ func (r *Reader) readPartition(ctx context.Context, p *Partition, want wanted, r
 			return nil
 		}
 		out := collector{
-			limit: want.limit, oneAtLeast: want.oneAtLeast, from: p.Offset, end: res.end(want.readCommitted),
+			limit: want.limit, oneAtLeast: want.oneAtLeast, until: want.until, from: p.Offset, end: res.end(want.readCommitted),
 			epochs: at.epochs, epoch: len(at.epochs) - 1, next: p.Offset,
 		}
 		err := r.collect(ctx, p.Partition, &at, want.cold, &out)
