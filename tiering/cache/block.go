@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"bytes"
 	"encoding/binary"
 	"slices"
 	"sync"
@@ -68,6 +69,14 @@ func (ct *content) extended(piece []byte) *content {
 	}
 }
 
+// leanShare says which part of a piece a reader must take to have the piece itself: a quarter.
+// Who takes less gets a copy, since readers keep what they have for as long as their clients
+// take to read an answer: one of a thousand small partitions would keep a thousand pieces of up
+// to a block each, long after they were evicted, and is charged for what it takes only. Not
+// smaller: readers are charged that many times too little. Not larger: sequential readers of
+// large extents would have most of them copied.
+const leanShare = 4
+
 // appendRange appends the bytes from lo to hi, which must be there.
 func (ct *content) appendRange(dst [][]byte, lo, hi int64) [][]byte {
 	i, _ := slices.BinarySearch(ct.ends, lo+1) // the first that ends after lo
@@ -75,7 +84,11 @@ func (ct *content) appendRange(dst [][]byte, lo, hi int64) [][]byte {
 		piece := ct.pieces[i]
 		start := ct.ends[i] - int64(len(piece))
 		end := min(hi, ct.ends[i])
-		dst = append(dst, piece[lo-start:end-start:end-start])
+		taken := piece[lo-start : end-start : end-start]
+		if len(taken) < len(piece)/leanShare {
+			taken = bytes.Clone(taken)
+		}
+		dst = append(dst, taken)
 		lo = end
 	}
 	return dst

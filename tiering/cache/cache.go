@@ -202,10 +202,11 @@ func NewOver(parts Parts, opts Options) (*Cache, error) {
 	if parts.Zone != nil {
 		// Both kinds of loads hold memory, and those of one must not wait for the other's.
 		own = max(1, int(min(int64(own), opts.Capacity/4/opts.BlockSize)))
-		c.asks, c.coldAsks = make(chan struct{}, own), make(chan struct{}, max(1, own-extra))
+		c.asks, c.coldAsks = make(chan struct{}, own), make(chan struct{}, max(1, own-max(1, min(extra, own/warmShare))))
 	}
 	c.slots, c.serves = make(chan struct{}, own), make(chan struct{}, maxServes)
-	c.cold = make(chan struct{}, max(1, own-extra))
+	// A small cache has fewer slots than MaxGets, and readers that lag still most of them.
+	c.cold = make(chan struct{}, max(1, own-max(1, min(extra, own/warmShare))))
 	for i := range c.stripes {
 		c.stripes[i].blocks = make(map[blockKey]*block)
 		c.stripes[i].tails = make(map[tiering.SegmentID]*tail)
@@ -223,8 +224,9 @@ func (c *Cache) Close() {
 	c.fetches.Wait()
 }
 
-// Read appends to dst slices that together are exactly the range. They are shared: nobody
-// may change their bytes. They stay valid for as long as they are held.
+// Read appends to dst slices that together are exactly the range. They may be shared: nobody
+// may change their bytes. They stay valid for as long as they are held, and keep at most four
+// times their bytes in memory, apart from those of segments that were offered.
 //
 // The error is objstore.ErrCorrupt if the bytes do not verify even when fetched again,
 // ErrClosed, ctx's, or the store's, objstore.ErrNotFound among them; then dst is

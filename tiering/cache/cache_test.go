@@ -195,6 +195,37 @@ func TestReadAppends(t *testing.T) {
 
 // The size of an object is not known: what is asked for never goes beyond what a caller
 // knows to exist, and no byte is fetched twice.
+// TestSmallReadsKeepNoBlocks: who takes little of a block must not keep all of it in memory.
+func TestSmallReadsKeepNoBlocks(t *testing.T) {
+	s := newBucket(1, 4*blockSize)
+	c := newCache(t, s, anything, cache.Options{ReadAhead: -1})
+	shared := func(r cache.Range) bool {
+		var got [2][][]byte
+		for i := range got {
+			var err error
+			if got[i], err = c.Read(t.Context(), r, nil); err != nil {
+				t.Fatal(err)
+			}
+			if want := s.objects[r.Segment.Key()][r.Position:][:r.Length]; !bytes.Equal(bytes.Join(got[i], nil), want) {
+				t.Fatalf("%s: other bytes", r)
+			}
+		}
+		return &got[0][0][0] == &got[1][0][0]
+	}
+	if !shared(at(1, 0, blockSize)) {
+		t.Error("a read of a whole block was copied")
+	}
+	if !shared(at(1, 100, blockSize/2)) {
+		t.Error("a read of half a block was copied")
+	}
+	if shared(at(1, 100, blockSize/5)) {
+		t.Error("a read of a fifth of a block keeps the block")
+	}
+	if shared(at(1, blockSize-10, 20)) {
+		t.Error("a read of ten bytes of each of two blocks keeps both")
+	}
+}
+
 func TestGetsStayWithinWhatIsKnown(t *testing.T) {
 	s := newBucket(1, 3*blockSize)
 	c := newCache(t, s, anything, cache.Options{ReadAhead: -1})
