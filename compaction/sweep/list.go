@@ -137,6 +137,7 @@ type others struct {
 	snapshots []snapshotObject
 	copies    []copyObject
 	clocks    []clockObject
+	selfTests []objstore.Info
 }
 
 type snapshotObject struct {
@@ -181,8 +182,20 @@ func (s *Sweeper) listOthers(ctx context.Context) (*others, error) {
 		o.clocks = append(o.clocks, clockObject{info.Key, session, info.Size})
 		return err
 	})
+	if err != nil {
+		return nil, err
+	}
+	err = s.all(ctx, objstore.SelfTestPrefix, func(info objstore.Info) error {
+		o.selfTests = append(o.selfTests, info)
+		return nil
+	})
 	return o, err
 }
+
+// selfTestTime is how long an agent that starts may take to test the object store. Shorter: the
+// test's object could be deleted under it, and the agent would not start. Longer: what failed
+// tests leave behind, a few bytes each, stays for longer.
+const selfTestTime = time.Hour
 
 const clockPrefix = "gc/clock/"
 

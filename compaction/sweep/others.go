@@ -66,7 +66,7 @@ func parseStanding(head, pointer metadata.KV) (st standing, err error) {
 	return st, err
 }
 
-// judgeOthers decides about snapshots, copies of the catalogue and clocks.
+// judgeOthers decides about snapshots, copies of the catalogue, clocks and self-tests.
 func (l *look) judgeOthers(ctx context.Context, o *others) error {
 	listed := map[string]bool{}
 	for _, n := range o.snapshots {
@@ -86,6 +86,13 @@ func (l *look) judgeOthers(ctx context.Context, o *others) error {
 		}
 	}
 	l.judgeCopies(o.copies)
+	for _, t := range o.selfTests {
+		if l.sweeper.parts.Now().Sub(t.Modified) > selfTestTime {
+			l.discard(garbage{name{kind: SelfTest, key: t.Key}, t.Size, Abandoned})
+		} else {
+			l.count(SelfTest, InFlight, t.Size)
+		}
+	}
 	for _, c := range o.clocks {
 		if _, alive := l.after[c.session]; alive {
 			l.count(Clock, InFlight, c.size)

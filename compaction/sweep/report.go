@@ -16,15 +16,16 @@ const (
 	Snapshot             // snap/
 	Copy                 // cat/, of the catalogue
 	Clock                // gc/clock/, see ClockKey
+	SelfTest             // selftest/, of agents that start
 	numKinds
 )
 
 func (k Kind) String() string {
-	return [numKinds]string{"segment", "manifest", "snapshot", "catalogue", "clock"}[k]
+	return [numKinds]string{"segment", "manifest", "snapshot", "catalogue", "clock", "self-test"}[k]
 }
 
 // Kinds returns all kinds.
-func Kinds() []Kind { return []Kind{Segment, Manifest, Snapshot, Copy, Clock} }
+func Kinds() []Kind { return []Kind{Segment, Manifest, Snapshot, Copy, Clock, SelfTest} }
 
 // Verdict is what a sweep makes of an object.
 type Verdict uint8
@@ -54,15 +55,16 @@ const (
 	DeadSession    Reason = iota // the session that stored it is dead
 	BelowWatermark               // its session says that it is done with it
 	Superseded                   // a newer snapshot or copy has taken its place
+	Abandoned                    // whoever should have removed it has long ended
 	numReasons
 )
 
 func (r Reason) String() string {
-	return [numReasons]string{"dead-session", "below-watermark", "superseded"}[r]
+	return [numReasons]string{"dead-session", "below-watermark", "superseded", "abandoned"}[r]
 }
 
 // Reasons returns all reasons.
-func Reasons() []Reason { return []Reason{DeadSession, BelowWatermark, Superseded} }
+func Reasons() []Reason { return []Reason{DeadSession, BelowWatermark, Superseded, Abandoned} }
 
 // Count counts objects and their bytes.
 type Count struct {

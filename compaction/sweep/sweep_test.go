@@ -342,12 +342,15 @@ func TestADroppedTopicsDataGoes(t *testing.T) {
 	})
 }
 
-func TestCopiesAndClocks(t *testing.T) {
+func TestCopiesClocksAndSelfTests(t *testing.T) {
 	bubble(t, func(w *world, n *node) {
 		dead := tiering.SessionID{1}
 		var all []string
 		for _, key := range []string{catalogue.CopyKey(dead, 1), catalogue.CopyKey(dead, 2), catalogue.CopyKey(n.session.ID(), 1),
-			catalogue.CopyKey(n.session.ID(), 2), catalogue.CopyKey(n.session.ID(), 3), sweep.ClockKey(dead, 5), sweep.ClockKey(n.session.ID(), 5)} {
+			catalogue.CopyKey(n.session.ID(), 2), catalogue.CopyKey(n.session.ID(), 3), sweep.ClockKey(dead, 5), sweep.ClockKey(n.session.ID(), 5), objstore.SelfTestPrefix + "old", objstore.SelfTestPrefix + "new"} {
+			if key == objstore.SelfTestPrefix+"new" {
+				time.Sleep(2 * time.Hour)
+			}
 			w.must(w.bucket.Put(w.ctx, key, objstore.Body{[]byte("x")}))
 			all = append(all, key)
 			time.Sleep(time.Second)
@@ -357,7 +360,7 @@ func TestCopiesAndClocks(t *testing.T) {
 		if r := s.Sweep(w.ctx); r.Err != nil {
 			w.t.Fatal(r.Err)
 		}
-		for i, want := range []bool{false, false, false, true, true, false, true} {
+		for i, want := range []bool{false, false, false, true, true, false, true, false, true} {
 			if w.has(all[i]) != want {
 				w.t.Errorf("%s is there: %v", all[i], !want)
 			}
