@@ -33,11 +33,14 @@ const (
 	// than it needs, for a machine that runs every test at once.
 	patience = 2 * time.Minute
 	backoff  = 50 * time.Millisecond
+	// clientPatience is how long clients wait for an answer: half of what they do by default, and
+	// more than an agent is stopped for.
+	clientPatience = 15 * time.Second
 )
 
 // fast are the settings under which a minute is what weeks are by default.
 var fast = []string{
-	"--lease-ttl", lease.String(), "--shards", "16", "--cache-size", "16MiB",
+	"--lease-ttl", lease.String(), "--shards", "16", "--cache-size", "48MiB",
 	"--rollup-age", "1s", "--rollup-size", "64KiB", "--carry-age", "500ms",
 	"--snapshot-age", "2s", "--snapshot-records", "100",
 	"--merge-age", "100ms", "--merge-target", "64KiB", "--manifest-extents", "8",
@@ -160,7 +163,7 @@ func (c *cluster) client(name string, opts ...kgo.Opt) *kgo.Client {
 	c.t.Helper()
 	client, err := kgo.NewClient(append([]kgo.Opt{
 		kgo.SeedBrokers(c.floe.Addrs()...), kgo.ClientID(name), kgo.MetadataMinAge(backoff),
-		kgo.RequestTimeoutOverhead(5 * time.Second), kgo.ProduceRequestTimeout(5 * time.Second),
+		kgo.RequestTimeoutOverhead(clientPatience), kgo.ProduceRequestTimeout(5 * time.Second),
 		kgo.RetryBackoffFn(func(int) time.Duration { return backoff }), kgo.FetchMaxWait(500 * time.Millisecond),
 		kgo.RetryTimeout(patience), kgo.RequestRetries(1 << 20), // the timeout decides
 		kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(0),

@@ -102,7 +102,7 @@ func (k *keyed) record(p history.Partition, key string, size int) (*kgo.Record, 
 // write writes to each compacted topic without transactions until ctx ends.
 func (k *keyed) write(ctx context.Context, n int) {
 	topic, client, r := compactedTopics[n], k.producers[n], k.c.rand(uint64(3000+n))
-	tick := time.NewTicker(25 * time.Millisecond)
+	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		select {

@@ -26,11 +26,11 @@ type logTopic struct {
 }
 
 var logTopics = []logTopic{
-	{"keep", 400, 60, nil, false},
-	{"hot", 3, 40, nil, false}, // enough in a partition for manifests
-	{"short-ms", 120, 40, map[string]string{"retention.ms": "4000", "segment.ms": "1000"}, true},
-	{"short-bytes", 60, 40, map[string]string{"retention.bytes": "20000"}, true},
-	{"trimmed", 60, 30, map[string]string{"retention.ms": "-1"}, true},
+	{"keep", 400, 40, nil, false},
+	{"hot", 3, 30, nil, false}, // enough in a partition for manifests
+	{"short-ms", 120, 25, map[string]string{"retention.ms": "4000", "segment.ms": "1000"}, true},
+	{"short-bytes", 60, 25, map[string]string{"retention.bytes": "20000"}, true},
+	{"trimmed", 60, 20, map[string]string{"retention.ms": "-1"}, true},
 }
 
 // load is everything that runs on the cluster.
@@ -55,7 +55,7 @@ func (c *cluster) startLoad() *load {
 		l.logs = append(l.logs, workload.Start(c.t, h, workload.Config{
 			Agents: c.floe.Addrs(), Topic: topic.name, Partitions: topic.partitions, Idempotent: 1, Plain: 1, Rate: topic.rate,
 			Racks: []string{""}, Seed: c.seed + uint64(i), Configs: topic.configs, Trims: topic.trims,
-			Observe: time.Second, Stuck: c.keepStacks,
+			Observe: time.Second, Patience: clientPatience, Stuck: c.keepStacks,
 		}))
 	}
 	l.keys = c.newKeyed()

@@ -9,6 +9,7 @@
 package workload
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -38,7 +39,10 @@ type Config struct {
 	Configs    map[string]string // of the topic
 	Trims      bool              // the topic's records go from the front: consumers are led to its new start
 	Observe    time.Duration     // how often the observer asks; 0: observeEvery
-	Stuck      func()            // is called when something is not done in time, before the test fails
+	// Patience is how long a client waits for an answer; 0: requestOverhead. More than an agent
+	// is paused for where the store is slow, so that agents are not asked for the same over and over.
+	Patience time.Duration
+	Stuck    func() // is called when something is not done in time, before the test fails
 }
 
 const (
@@ -77,9 +81,7 @@ type Load struct {
 // Start creates the topic and starts a load, which runs until Finish or the test's end.
 func Start(t testing.TB, h *history.History, cfg Config) *Load {
 	t.Helper()
-	if cfg.Observe == 0 {
-		cfg.Observe = observeEvery
-	}
+	cfg.Observe, cfg.Patience = cmp.Or(cfg.Observe, observeEvery), cmp.Or(cfg.Patience, requestOverhead)
 	l := &Load{t: t, h: h, cfg: cfg}
 	l.progress.begun = map[int32]time.Time{}
 	l.createTopic()
@@ -121,7 +123,7 @@ func (l *Load) client(name string, opts ...kgo.Opt) *kgo.Client {
 	l.t.Helper()
 	client, err := kgo.NewClient(append([]kgo.Opt{
 		kgo.SeedBrokers(l.cfg.Agents...), kgo.ClientID(name), kgo.MetadataMinAge(backoff),
-		kgo.RequestTimeoutOverhead(requestOverhead), kgo.WithLogger(clientLog{l.h, name}),
+		kgo.RequestTimeoutOverhead(l.cfg.Patience), kgo.WithLogger(clientLog{l.h, name}),
 		kgo.RetryBackoffFn(func(int) time.Duration { return backoff }),
 		kgo.RetryTimeout(time.Minute), kgo.RequestRetries(1 << 20), // the timeout decides
 	}, opts...)...)
