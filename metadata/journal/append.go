@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/floelog/floe/metadata"
@@ -12,14 +13,14 @@ import (
 	"github.com/floelog/floe/tiering"
 )
 
-// errDeadSession says that the record named a session that is dead, and so can never be
-// applied; the sessions were noted.
-var errDeadSession = errors.New("a session named by the record is dead")
+// errSessionMoved says that a session that the record names is dead, or has another value than
+// is demanded, so that it can never be applied; the sessions were noted.
+var errSessionMoved = errors.New("a session named by the record is not what it must be")
 
 // append makes the record part of the journal and of the view, or finds out for certain
 // that it never will be. The exception is an agent that stops while the outcome is
 // unknown: it answers ErrFenced, and the proposal's own identity must do the rest.
-func (l *Leader) append(ctx context.Context, r *shard.Record, ps []pending, dead map[tiering.SessionID]bool) error {
+func (l *Leader) append(ctx context.Context, r *shard.Record, ps []pending, moved map[tiering.SessionID]metadata.KV) error {
 	value := r.Encode(nil)
 	// What is applied is what was written: it shares no memory with its proposers.
 	own, err := shard.DecodeRecord(value)
@@ -36,7 +37,7 @@ func (l *Leader) append(ctx context.Context, r *shard.Record, ps []pending, dead
 		case err == nil && res.Succeeded:
 			return l.appended(&own, head, value, since(l.set.parts.Now, start))
 		case err == nil:
-			applied, err := l.refused(r, head, res.Else, sessions, dead)
+			applied, err := l.refused(r, head, res.Else, ps, sessions, moved)
 			if applied {
 				return l.appended(&own, head, value, since(l.set.parts.Now, start))
 			}
@@ -86,13 +87,26 @@ func (l *Leader) appendTxn(r *shard.Record, value, head []byte, ps []pending) (m
 		Else: []string{leaderKey, headKey, recordKey},
 	}
 	var sessions []tiering.SessionID
-	named := map[tiering.SessionID]bool{{}: true}
+	type demand struct {
+		session tiering.SessionID
+		value   string
+	}
+	demanded := map[demand]bool{}
 	for _, p := range ps {
-		if p.err == nil && !named[p.Session] {
-			named[p.Session] = true
+		d := demand{p.Session, string(p.Value)}
+		if p.err != nil || p.Session.IsZero() || demanded[d] {
+			continue
+		}
+		demanded[d] = true
+		key := k.Session(p.Session)
+		if p.Value == nil {
+			txn.If = append(txn.If, metadata.Present(key))
+		} else {
+			txn.If = append(txn.If, metadata.Equals(key, p.Value))
+		}
+		if !slices.Contains(sessions, p.Session) {
 			sessions = append(sessions, p.Session)
-			txn.If = append(txn.If, metadata.Present(k.Session(p.Session)))
-			txn.Else = append(txn.Else, k.Session(p.Session))
+			txn.Else = append(txn.Else, key)
 		}
 	}
 	return txn, sessions
@@ -102,8 +116,8 @@ func (l *Leader) appendTxn(r *shard.Record, value, head []byte, ps []pending) (m
 // by an earlier attempt, or a condition that can never hold again keeps it out for ever.
 // A snapshot may have trimmed the record already; the head then still tells: no other
 // leadership has this epoch, and of the records that this one drafted for this seq all
-// but the last named a dead session and were refused for good.
-func (l *Leader) refused(r *shard.Record, head []byte, found []metadata.KV, sessions []tiering.SessionID, dead map[tiering.SessionID]bool) (applied bool, err error) {
+// but the last named a session that was dead or had moved on, and were refused for good.
+func (l *Leader) refused(r *shard.Record, head []byte, found []metadata.KV, ps []pending, sessions []tiering.SessionID, moved map[tiering.SessionID]metadata.KV) (applied bool, err error) {
 	leader, at, record := found[0], found[1], found[2]
 	if record.Exists() && r.SameRecord(record.Value) || !record.Exists() && bytes.Equal(at.Value, head) {
 		return true, nil
@@ -112,9 +126,11 @@ func (l *Leader) refused(r *shard.Record, head []byte, found []metadata.KV, sess
 		return false, fmt.Errorf("shard %d: %w: led by %s, head is %s", l.id, metadata.ErrFenced, orNobody(leader), at.Value)
 	}
 	for i, s := range sessions {
-		if !found[3+i].Exists() {
-			dead[s] = true
-			err = errDeadSession
+		for _, p := range ps {
+			if p.err == nil && p.Session == s && !p.accepts(found[3+i]) {
+				moved[s] = found[3+i]
+				err = errSessionMoved
+			}
 		}
 	}
 	if err == nil {

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -24,9 +25,12 @@ import (
 //	                         has trimmed the journal, before its outcome was known): repeating
 //	                         it must be recognised, as submissions are by their number.
 //	metadata.ErrSessionDead  the session it names is gone; it was not committed, and never will be
+//	metadata.ErrConflict     the session's key has another value than Value; likewise, as long as
+//	                         it never has the same value again
 //	metadata.ErrInvalid      it can never be committed
 type Proposal struct {
 	Session tiering.SessionID // whose uploads it names; zero for none
+	Value   []byte            // that the session's key must have; nil: any
 	Size    int               // estimate of what it adds to a record, bytes
 	Draft   func(*shard.Draft) error
 	Done    func(seq uint64, err error)
@@ -196,17 +200,17 @@ type pending struct {
 // returns an error if the leadership is over.
 func (l *Leader) commit(ctx context.Context, batch []*Proposal) error {
 	for len(batch) > 0 {
-		dead := map[tiering.SessionID]bool{}
+		moved := map[tiering.SessionID]metadata.KV{}
 		record, ps, err := l.draft(batch)
 		if err == nil && len(record.Changes) > 0 {
-			err = l.append(ctx, record, ps, dead)
+			err = l.append(ctx, record, ps, moved)
 		}
 		switch {
 		case err == nil:
 			l.answer(ps, record)
 			return nil
-		case errors.Is(err, errDeadSession):
-			batch = l.refuseDead(batch, dead)
+		case errors.Is(err, errSessionMoved):
+			batch = l.refuseMoved(batch, moved)
 		case errors.Is(err, metadata.ErrInvalid) && len(batch) > 1:
 			// Too large together, or one of them is bad: they are tried apart.
 			half := len(batch) / 2
@@ -232,17 +236,26 @@ func refuse(batch []*Proposal, err error) {
 	}
 }
 
-// refuseDead answers the proposals of dead sessions and returns the others.
-func (l *Leader) refuseDead(batch []*Proposal, dead map[tiering.SessionID]bool) []*Proposal {
+// refuseMoved answers the proposals whose sessions are not what they must be, as the store has
+// them, and returns the others.
+func (l *Leader) refuseMoved(batch []*Proposal, moved map[tiering.SessionID]metadata.KV) []*Proposal {
 	var live []*Proposal
 	for _, p := range batch {
-		if dead[p.Session] {
+		switch kv, known := moved[p.Session]; {
+		case known && !kv.Exists():
 			p.Done(0, fmt.Errorf("shard %d: %w: %s", l.id, metadata.ErrSessionDead, p.Session))
-		} else {
+		case known && !p.accepts(kv):
+			p.Done(0, fmt.Errorf("shard %d: %w: session %s is at %s", l.id, metadata.ErrConflict, p.Session, kv.Value))
+		default:
 			live = append(live, p)
 		}
 	}
 	return live
+}
+
+// accepts reports whether the session's key is what the proposal demands.
+func (p *Proposal) accepts(kv metadata.KV) bool {
+	return kv.Exists() && (p.Value == nil || bytes.Equal(kv.Value, p.Value))
 }
 
 func (l *Leader) answer(ps []pending, r *shard.Record) {

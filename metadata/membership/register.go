@@ -26,6 +26,7 @@ type registration struct {
 	pacer *retry.Pacer
 
 	agent   Agent
+	value   []byte // of the session's key
 	lease   metadata.LeaseID
 	renewed time.Time // when the last grant or renewal that was answered began
 }
@@ -196,6 +197,7 @@ func (r *registration) create(ctx context.Context) (created bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	r.value = session
 	agentKey, sessionKey := r.keys.Agent(int32(r.agent.NodeID)), r.keys.Session(r.agent.Session)
 	res, _, err := retry.Txn(ctx, r.store, r.pacer, metadata.Txn{
 		If:   []metadata.Condition{metadata.Absent(agentKey), metadata.Absent(sessionKey)},

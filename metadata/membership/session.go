@@ -1,6 +1,7 @@
 package membership
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -78,7 +79,8 @@ type Session struct {
 	cause error // valid once lost is closed
 
 	low    atomic.Uint64
-	lowSet chan struct{} // capacity 1: low has grown
+	lowSet chan struct{}          // capacity 1: low has grown
+	value  atomic.Pointer[[]byte] // that the session's key has, as far as is known
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // renewal, watchdog and publication; Close waits
 }
@@ -116,6 +118,7 @@ func Start(ctx context.Context, store metadata.Store, keys metadata.Keys, cfg Se
 	s := &Session{store: store, keys: keys, cfg: cfg, pacer: reg.pacer, agent: reg.agent, lease: reg.lease,
 		start: reg.renewed, lost: make(chan struct{}), lowSet: make(chan struct{}, 1)}
 	s.deadline.Store(int64(cfg.TTL))
+	s.value.Store(&reg.value)
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.cancel = cancel
 	s.wg.Go(func() { s.renew(run) })
@@ -324,11 +327,14 @@ func (s *Session) SetLowWatermark(seq uint64) {
 	}
 }
 
-// publish writes the low watermark into the session's key. An attempt without an answer
-// that is applied late takes the published watermark back, which is safe: a lower one
-// only protects more.
+// Value returns what the session's key has, as far as this agent knows: the key may have a later
+// value for a moment. An append that demands it fails for ever once the watermark has moved on, so
+// no object below the watermark is named by something that is late. Nobody may change it.
+func (s *Session) Value() []byte { return *s.value.Load() }
+
+// publish writes the low watermark into the session's key. Each write demands the value before,
+// so that an attempt without an answer that is applied late does not bring a watermark back.
 func (s *Session) publish(ctx context.Context) {
-	key := s.keys.Session(s.agent.Session)
 	t := time.NewTimer(0)
 	defer t.Stop()
 	for {
@@ -347,18 +353,38 @@ func (s *Session) publish(ctx context.Context) {
 			s.cfg.Log.Error("low watermark cannot be encoded", "err", err)
 			return
 		}
-		res, _, err := retry.Txn(ctx, s.store, s.pacer, metadata.Txn{
-			If:   []metadata.Condition{metadata.Present(key)},
-			Then: []metadata.Op{metadata.PutLeased(key, value, s.lease)},
-		})
-		switch {
-		case errors.Is(err, metadata.ErrLeaseLost):
+		switch err := s.write(ctx, value); {
+		case errors.Is(err, metadata.ErrLeaseLost), errors.Is(err, metadata.ErrSessionDead):
 			s.lose(s.deadline.Load(), err, true)
-		case err == nil && !res.Succeeded:
-			s.lose(s.deadline.Load(), fmt.Errorf("%w: its key is gone", metadata.ErrSessionDead), true)
 		case err != nil && ctx.Err() == nil:
 			s.cfg.Log.Error("low watermark not published", "node", s.agent.NodeID, "err", err)
 		}
 		t.Reset(s.cfg.Publish)
 	}
+}
+
+// write puts a value into the session's key, in the place of the one before.
+func (s *Session) write(ctx context.Context, value []byte) error {
+	key, before := s.keys.Session(s.agent.Session), s.Value()
+	res, _, err := retry.Txn(ctx, s.store, s.pacer, metadata.Txn{
+		If:   []metadata.Condition{metadata.Equals(key, before)},
+		Then: []metadata.Op{metadata.PutLeased(key, value, s.lease)},
+		Else: []string{key},
+	})
+	switch {
+	case err != nil:
+		return err
+	case res.Succeeded || bytes.Equal(res.Else[0].Value, value):
+		s.value.Store(&value)
+		return nil
+	case !res.Else[0].Exists():
+		return fmt.Errorf("%w: its key is gone", metadata.ErrSessionDead)
+	}
+	// An earlier write whose outcome was unknown, or another hand: it is what counts now.
+	s.value.Store(&res.Else[0].Value)
+	select {
+	case s.lowSet <- struct{}{}:
+	default:
+	}
+	return nil
 }
