@@ -33,7 +33,7 @@ type rewritten struct {
 func (a *auditor) keyed(part *partition, log *auditedLog, b placed) {
 	k := len(log.batches) - 1
 	is := &log.batches[k]
-	for range is.count {
+	for range b.end() - min(b.end(), tiering.Offset(len(log.records))) { // more than it has, if some could not be read
 		log.records = append(log.records, auditedRecord{batch: k, timestamp: is.latest})
 	}
 	log.stored[b.base] = rewritten{is.digest, b.DeleteHorizon()}
@@ -46,6 +46,10 @@ func (a *auditor) keyed(part *partition, log *auditedLog, b placed) {
 			return
 		}
 		at := b.base + tiering.Offset(r.OffsetDelta)
+		if at < b.base || at >= b.end() {
+			a.w.fail("one value", part, "the batch at offset %d has a record at offset %d", b.base, at)
+			return
+		}
 		log.records[at] = auditedRecord{id: recordDigest(&r, b.Timestamp(r)), key: string(r.Key), tombstone: r.Value == nil, timestamp: b.Timestamp(r), batch: k}
 		log.keys[string(r.Key)] = append(log.keys[string(r.Key)], at)
 	}
@@ -53,6 +57,10 @@ func (a *auditor) keyed(part *partition, log *auditedLog, b placed) {
 
 // compacted judges what took the place of offsets of a compacted partition.
 func (a *auditor) compacted(part *partition, log *auditedLog, from, to tiering.Offset, found []placed, v verdict) {
+	if to > tiering.Offset(len(log.records)) {
+		a.w.fail("one value", part, "offsets %d to %d are replaced at revision %d, %d were committed", from, to, v.revision, len(log.records))
+		return
+	}
 	here := make([]bool, to-from)
 	for _, b := range found {
 		if !a.recognised(part, log, b, v) {
@@ -65,7 +73,7 @@ func (a *auditor) compacted(part *partition, log *auditedLog, from, to tiering.O
 		}
 		for r, err := range b.Records(nil) {
 			at := b.base + tiering.Offset(r.OffsetDelta)
-			if err != nil || at >= to {
+			if err != nil || at < from || at >= to {
 				a.w.fail("compaction", part, "the batch at offset %d cannot be read at revision %d: %v", b.base, v.revision, err)
 				return
 			}
@@ -120,8 +128,10 @@ func (a *auditor) recognised(part *partition, log *auditedLog, b placed, v verdi
 	if is.control && !is.commit && b.end() != b.base+1 {
 		a.w.fail("compaction", part, "the abort marker at offset %d reaches up to %d at revision %d: clients end what begins there with it", b.base, b.end(), v.revision)
 	}
-	was, h := log.stored[b.base], b.DeleteHorizon()
+	was, there := log.stored[b.base]
+	h := b.DeleteHorizon()
 	switch {
+	case !there: // its records were removed, and are back
 	case was.horizon != batch.NoHorizon && h != was.horizon:
 		a.w.fail("compaction", part, "the delete horizon of offset %d went from %d to %d at revision %d", b.base, was.horizon, h, v.revision)
 	case was.horizon == batch.NoHorizon && h != batch.NoHorizon && h < is.time+part.keeps.deleteRetention.Milliseconds():
