@@ -69,13 +69,13 @@ func (ct *content) extended(piece []byte) *content {
 	}
 }
 
-// leanShare says which part of a piece a reader must take to have the piece itself: a quarter.
+// leanShare says which part of a piece a reader must take to have the piece itself: an eighth.
 // Who takes less gets a copy, since readers keep what they have for as long as their clients
 // take to read an answer: one of a thousand small partitions would keep a thousand pieces of up
 // to a block each, long after they were evicted, and is charged for what it takes only. Not
-// smaller: readers are charged that many times too little. Not larger: sequential readers of
-// large extents would have most of them copied.
-const leanShare = 4
+// smaller: readers are charged that many times too little. Not larger: sequential readers, who
+// take 256 KiB of a block or more, would have most of it copied.
+const leanShare = 8
 
 // appendRange appends the bytes from lo to hi, which must be there.
 func (ct *content) appendRange(dst [][]byte, lo, hi int64) [][]byte {

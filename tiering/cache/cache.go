@@ -225,7 +225,7 @@ func (c *Cache) Close() {
 }
 
 // Read appends to dst slices that together are exactly the range. They may be shared: nobody
-// may change their bytes. They stay valid for as long as they are held, and keep at most four
+// may change their bytes. They stay valid for as long as they are held, and keep at most eight
 // times their bytes in memory, apart from those of segments that were offered.
 //
 // The error is objstore.ErrCorrupt if the bytes do not verify even when fetched again,
