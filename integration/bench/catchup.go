@@ -25,8 +25,11 @@ import (
 const (
 	catchupPartitions = 12
 	// catchupGets is how many blocks the agents' cache fetches ahead of one reader at most.
-	catchupGets  = 16
-	catchupBlock = 2 << 20
+	catchupGets = 16
+	// mergedBlock is a block of the agents' cache, and flushedBlock what a flush has of each
+	// partition: so much can one GET bring of what a consumer asks for.
+	mergedBlock  = 2 << 20
+	flushedBlock = objectSize / catchupPartitions
 	// getDelay is what the slow store adds to every GET. With it the machine is not what
 	// limits, and what counts is that all GETs are under way all the time.
 	getDelay = 100 * time.Millisecond
@@ -119,14 +122,14 @@ func (c *catchupRun) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := c.compare(ctx, "flushes", l, out); err != nil {
+	if err := c.compare(ctx, "flushes", flushedBlock, l, out); err != nil {
 		return err
 	}
 	err = c.agent(ctx, url, merged, func(t target) error { return mergedAll(ctx, t, c.e.plan.settle) })
 	if err != nil {
 		return err
 	}
-	return c.compare(ctx, "merged", l, out)
+	return c.compare(ctx, "merged", mergedBlock, l, out)
 }
 
 // mergedAll waits until there is nothing left to merge.
@@ -142,9 +145,9 @@ func mergedAll(ctx context.Context, t target, quiet time.Duration) error {
 }
 
 // compare measures GETs and a consumer on every way to the store.
-func (c *catchupRun) compare(ctx context.Context, what string, l load, out *produced) error {
+func (c *catchupRun) compare(ctx context.Context, what string, block int64, l load, out *produced) error {
 	for _, s := range c.stores {
-		raw := row{Scenario: fmt.Sprintf("raw: GETs of %d MiB, %d at a time, %s, %s", catchupBlock>>20, catchupGets, s.name, what), Load: loadAverage()}
+		raw := row{Scenario: fmt.Sprintf("raw: GETs of %d KiB, %d at a time, %s, %s", block>>10, catchupGets, s.name, what), Load: loadAverage()}
 		if err := evict(c.objects); err != nil {
 			return fmt.Errorf("%s: %w", raw.Scenario, err)
 		}
@@ -152,7 +155,7 @@ func (c *catchupRun) compare(ctx context.Context, what string, l load, out *prod
 		if err != nil {
 			return err
 		}
-		if raw.MiBPerS, err = getCeiling(ctx, store, c.e.plan.catchup); err != nil {
+		if raw.MiBPerS, err = getCeiling(ctx, store, block, c.e.plan.catchup); err != nil {
 			return fmt.Errorf("%s: %w", raw.Scenario, err)
 		}
 		raw.Load += " → " + loadAverage()
@@ -187,32 +190,22 @@ func (c *catchupRun) compare(ctx context.Context, what string, l load, out *prod
 	return nil
 }
 
-// getCeiling reads so many bytes of a store's segments, the largest first, in blocks as the
-// agents' cache does, and returns MiB/s.
-func getCeiling(ctx context.Context, store objstore.Store, bytes int64) (mibPerSecond float64, err error) {
-	var all []objstore.Info
-	for after := ""; ; {
-		page, err := store.List(ctx, "seg/", after, 1000)
-		if err != nil {
-			return 0, err
-		}
-		if len(page) == 0 {
-			break
-		}
-		all, after = append(all, page...), page[len(page)-1].Key
+// getCeiling reads so many bytes of a store's segments, the largest first, a block at a time,
+// and returns MiB/s.
+func getCeiling(ctx context.Context, store objstore.Store, block, bytes int64) (mibPerSecond float64, err error) {
+	all, err := segmentsOf(ctx, store)
+	if err != nil {
+		return 0, err
 	}
-	slices.SortFunc(all, func(a, b objstore.Info) int {
-		return cmp.Or(cmp.Compare(b.Size, a.Size), strings.Compare(a.Key, b.Key))
-	})
-	type block struct {
+	type get struct {
 		key    string
 		off, n int64
 	}
-	var blocks []block
+	var gets []get
 	for _, o := range all {
-		for off := int64(0); off < o.Size && bytes > 0; off += catchupBlock {
-			n := min(catchupBlock, o.Size-off)
-			blocks = append(blocks, block{o.Key, off, n})
+		for off := int64(0); off < o.Size && bytes > 0; off += block {
+			n := min(block, o.Size-off)
+			gets = append(gets, get{o.Key, off, n})
 			bytes -= n
 		}
 	}
@@ -224,18 +217,36 @@ func getCeiling(ctx context.Context, store objstore.Store, bytes int64) (mibPerS
 		wg.Go(func() {
 			for errs[i] == nil {
 				n := int(next.Add(1)) - 1
-				if n >= len(blocks) {
+				if n >= len(gets) {
 					return
 				}
-				b := blocks[n]
-				if _, errs[i] = store.GetRange(ctx, b.key, b.off, b.n); errs[i] == nil {
-					read.Add(b.n)
+				g := gets[n]
+				if _, errs[i] = store.GetRange(ctx, g.key, g.off, g.n); errs[i] == nil {
+					read.Add(g.n)
 				}
 			}
 		})
 	}
 	wg.Wait()
 	return float64(read.Load()) / (1 << 20) / time.Since(start).Seconds(), errors.Join(errs...)
+}
+
+// segmentsOf lists a store's segments, the largest first.
+func segmentsOf(ctx context.Context, store objstore.Store) (all []objstore.Info, err error) {
+	const most = 1000
+	for after := ""; ; after = all[len(all)-1].Key {
+		page, err := store.List(ctx, "seg/", after, most)
+		if err != nil {
+			return nil, err
+		}
+		if all = append(all, page...); len(page) < most {
+			break
+		}
+	}
+	slices.SortFunc(all, func(a, b objstore.Info) int {
+		return cmp.Or(cmp.Compare(b.Size, a.Size), strings.Compare(a.Key, b.Key))
+	})
+	return all, nil
 }
 
 // evict makes the kernel forget what it has of the files in a directory, so that they are read
