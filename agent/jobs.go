@@ -24,7 +24,7 @@ type jobs struct {
 // newJobs makes it, once the life's pipeline exists, which numbers segments.
 func (a *Agent) newJobs(l *life) *jobs {
 	j := &jobs{
-		journals: journals{Set: a.set, q: a.questions, session: l.session.ID()},
+		journals: journals{Set: a.set, q: a.questions, session: l.session},
 		claims:   a.newClaims(l.session),
 		policies: newPolicies(a.catalogue, a.cfg.Kafka.TopicDefaults),
 		pace:     job.NewPace(a.cfg.JobsRate, a.isBusy, time.Now),

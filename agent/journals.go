@@ -22,8 +22,19 @@ import (
 
 // changeKind is the question by which a job's changes travel to the shard's leader:
 //
-//	asker's session 16 | changes (shard.EncodeChanges)      answer: seq of the record 8 BE
+//	asker's session 16 | length of its value 2 BE | value | changes (shard.EncodeChanges)
+//	answer: seq of the record 8 BE
+//
+// The value is that of the session's key, which holds the session's upload low watermark, and the
+// append demands it. So a copy of the question that the network delivers when the asker has long
+// given up does nothing once the watermark has passed the objects that it names, which may have been
+// swept away: the digests alone might fit again, where a manifest was turned back into its extents.
 const changeKind = "change"
+
+// changePatience bounds how long one change waits for a shard that has no leader or does not
+// answer. Shorter: what was merged is thrown away whenever an agent dies, until its lease ends and
+// another one leads. Longer: the jobs of all other shards wait as long.
+const changePatience = 15 * time.Second
 
 // viewPatience is how long a committed change waits to be seen in this agent's own view: as long
 // as a watch may lag while it is well. A view that lags more makes jobs plan in vain, no more.
@@ -34,11 +45,13 @@ const viewPatience = 3 * time.Second
 type journals struct {
 	*journal.Set
 	q       *questions
-	session tiering.SessionID
+	session *membership.Session
 }
 
 // Change implements job.Journals.
 func (j journals) Change(ctx context.Context, id tiering.ShardID, changes ...shard.Change) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, changePatience, job.ErrUnanswered)
+	defer cancel()
 	for {
 		changed := j.Changed()
 		err := j.try(ctx, id, changes)
@@ -51,17 +64,45 @@ func (j journals) Change(ctx context.Context, id tiering.ShardID, changes ...sha
 		case <-t.C:
 		case <-ctx.Done():
 			t.Stop()
-			return fmt.Errorf("changing shard %d: %w (last: %w)", id, ctx.Err(), err)
+			return fmt.Errorf("changing shard %d: %w (last: %w)", id, context.Cause(ctx), err)
 		}
 		t.Stop()
 	}
 }
 
+// asker is the session in whose name changes are committed, and what its key has.
+type asker struct {
+	session tiering.SessionID
+	value   []byte
+}
+
+func (a asker) append(b []byte) []byte {
+	b = append(b, a.session[:]...)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(a.value)))
+	return append(b, a.value...)
+}
+
+// cutAsker reads what append wrote, and returns what follows.
+func cutAsker(b []byte) (a asker, rest []byte, err error) {
+	const head = len(a.session) + 2
+	if len(b) < head {
+		return a, nil, fmt.Errorf("%w: changes that name no session", metadata.ErrInvalid)
+	}
+	n := copy(a.session[:], b)
+	end := head + int(binary.BigEndian.Uint16(b[n:]))
+	if a.session.IsZero() || end == head || end > len(b) {
+		return a, nil, fmt.Errorf("%w: changes that name no session, or not its value", metadata.ErrInvalid)
+	}
+	a.value = b[head:end:end]
+	return a, b[end:], nil
+}
+
 // try asks the shard's leader once. What a try that failed may have committed all the same is
 // recognised when it is repeated, by the digests of the changes.
 func (j journals) try(ctx context.Context, id tiering.ShardID, changes []shard.Change) error {
+	by := asker{j.session.ID(), j.session.Value()}
 	if l := j.Leader(id); l != nil {
-		_, err := proposeChanges(ctx, l, j.session, changes)
+		_, err := proposeChanges(ctx, l, by, changes)
 		return err
 	}
 	lead := j.Leadership(id)
@@ -78,7 +119,7 @@ func (j journals) try(ctx context.Context, id tiering.ShardID, changes []shard.C
 	}
 	ask, cancel := context.WithTimeout(ctx, peerTimeout)
 	defer cancel()
-	b, err := j.q.peers.Ask(ask, a.RPCAddress, peer.Question{Shard: id, Kind: changeKind, Body: append(j.session[:len(j.session):len(j.session)], encoded...)})
+	b, err := j.q.peers.Ask(ask, a.RPCAddress, peer.Question{Shard: id, Kind: changeKind, Body: append(by.append(nil), encoded...)})
 	if err != nil {
 		return err
 	}
@@ -93,11 +134,11 @@ func (j journals) try(ctx context.Context, id tiering.ShardID, changes []shard.C
 
 // answerChange serves another agent's jobs.
 func answerChange(ctx context.Context, q *questions, id tiering.ShardID, body []byte) ([]byte, error) {
-	var session tiering.SessionID
-	if copy(session[:], body) != len(session) || session.IsZero() {
-		return nil, fmt.Errorf("%w: changes that name no session", metadata.ErrInvalid)
+	by, rest, err := cutAsker(body)
+	if err != nil {
+		return nil, err
 	}
-	changes, err := shard.DecodeChanges(body[len(session):])
+	changes, err := shard.DecodeChanges(rest)
 	if err != nil {
 		return nil, fmt.Errorf("%w: changes that cannot be read: %w", metadata.ErrInvalid, err)
 	}
@@ -105,7 +146,7 @@ func answerChange(ctx context.Context, q *questions, id tiering.ShardID, body []
 	if l == nil {
 		return nil, fmt.Errorf("shard %d is not led here: %w", id, metadata.ErrFenced)
 	}
-	seq, err := proposeChanges(ctx, l, session, changes)
+	seq, err := proposeChanges(ctx, l, by, changes)
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +155,7 @@ func answerChange(ctx context.Context, q *questions, id tiering.ShardID, body []
 
 // proposeChanges hands changes to the leader and waits for its answer. Once ctx has ended, what
 // is not part of a record yet never will be: nothing that was asked again may come late.
-func proposeChanges(ctx context.Context, l *journal.Leader, session tiering.SessionID, changes []shard.Change) (uint64, error) {
+func proposeChanges(ctx context.Context, l *journal.Leader, by asker, changes []shard.Change) (uint64, error) {
 	type answer struct {
 		seq uint64
 		err error
@@ -123,7 +164,8 @@ func proposeChanges(ctx context.Context, l *journal.Leader, session tiering.Sess
 	var held atomic.Pointer[[]shard.Change]
 	held.Store(&changes)
 	l.Propose(&journal.Proposal{
-		Session: session,
+		Session: by.session,
+		Value:   by.value,
 		Size:    changesSize(changes),
 		Draft: func(d *shard.Draft) error {
 			now := held.Load()

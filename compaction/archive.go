@@ -31,9 +31,7 @@ func (m *Merger) archive(ctx context.Context, a archivable) error {
 		change.Manifest.Bytes += int64(e.Length)
 	}
 	err = w.Journals.Change(ctx, a.shard, change)
-	if err == nil || ctx.Err() == nil {
-		done() // otherwise it may still come into force
-	}
+	done()
 	if err != nil {
 		return fmt.Errorf("archiving %d extents of %s: %w", len(a.extents), a.partition, err)
 	}

@@ -153,7 +153,11 @@ func (c *Cleaner) Tick(ctx context.Context) (more bool, err error) {
 		return false, err
 	}
 	var errs []error
+	silent := map[tiering.ShardID]bool{}
 	for _, t := range targets {
+		if silent[t.shard] {
+			continue // what is cleaned there could not be committed either
+		}
 		full, err := c.pass(ctx, t)
 		more = more || full
 		switch {
@@ -165,6 +169,7 @@ func (c *Cleaner) Tick(ctx context.Context) (more bool, err error) {
 			c.memo(t.tp).notBefore = c.parts.Now().Add(failurePause)
 			c.count(func(s *Stats) { s.Failures++ })
 			errs = append(errs, fmt.Errorf("compacting %s: %w", t.tp, err))
+			silent[t.shard] = errors.Is(err, job.ErrUnanswered)
 		}
 	}
 	return more, errors.Join(errs...)

@@ -11,6 +11,7 @@ package job
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/floelog/floe/metadata/journal"
@@ -27,15 +28,23 @@ type Journals interface {
 	Sync(ctx context.Context, ids ...tiering.ShardID) error
 	// Change commits changes in a shard's journal, with its leader wherever that is, in one
 	// record, in the name of this agent's session. It repeats itself until the outcome is
-	// definite or ctx ends: then, and only then, something may still be committed later.
+	// definite, ctx ends, or the shard has been without an answer for too long
+	// (ErrUnanswered). In the last two cases something may still be committed later, but not
+	// once the session has published an upload low watermark above the objects that the
+	// changes are the first to name.
 	// nil says that they are in the journal; whether they had an effect, the view tells.
 	// Only shard.Replace, shard.Archive and shard.Trim are allowed.
 	Change(ctx context.Context, id tiering.ShardID, changes ...shard.Change) error
 }
 
-// Segments reserves segment numbers of this agent's session. done must be called when
-// nothing will name the segment any more that does not name it already: not when the outcome
-// of a change that names it is unknown.
+// ErrUnanswered says that a shard has had no leader, or one that does not answer, for so long
+// that jobs of other shards should not wait any more.
+var ErrUnanswered = errors.New("the shard's leader does not answer")
+
+// Segments reserves segment numbers of this agent's session. done must be called when the
+// calls of Change that name the segment have returned, whatever they returned: what of them
+// comes into force before the session's watermark passes the number is in the journal when it
+// does, and what comes later is refused.
 type Segments interface {
 	NextSegment() (id tiering.SegmentID, done func())
 }

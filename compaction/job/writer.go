@@ -84,7 +84,7 @@ type Segment struct {
 //
 // An error that is objstore.ErrCorrupt says that the batches of a run do not cover its
 // extents: nothing was stored. After any other error some of the replacements may be in
-// force, and if ctx has ended, some may still come into force.
+// force; if ctx has ended, or if it is an *UnansweredError, some may still come into force.
 func (w *Writer) Store(ctx context.Context, seg Segment) (int64, error) {
 	slices.SortStableFunc(seg.Runs, func(a, b Run) int {
 		if c := a.Partition.Compare(b.Partition); c != 0 {
@@ -98,8 +98,7 @@ func (w *Writer) Store(ctx context.Context, seg Segment) (int64, error) {
 		return 0, err
 	}
 	if len(chunks) == 0 {
-		_, err := w.commit(ctx, seg.Runs)
-		return 0, err
+		return 0, w.commit(ctx, seg.Runs)
 	}
 	id, done := w.Segments.NextSegment()
 	built, err := w.put(ctx, id, seg, chunks)
@@ -111,10 +110,8 @@ func (w *Writer) Store(ctx context.Context, seg Segment) (int64, error) {
 	if seg.Offer && w.Tail != nil {
 		w.Tail.Offer(id, built.Body, built.Size)
 	}
-	answered, err := w.commit(ctx, seg.Runs)
-	if answered {
-		done()
-	}
+	err = w.commit(ctx, seg.Runs)
+	done()
 	return built.Size, err
 }
 
@@ -220,36 +217,57 @@ func place(id tiering.SegmentID, entries []segment.Entry, runs []Run) {
 	}
 }
 
-// commit brings the replacements to each shard and waits for all answers. If ctx ends first,
-// some may still be committed later: answered is false.
-func (w *Writer) commit(ctx context.Context, runs []Run) (answered bool, err error) {
+// UnansweredError says which shards did not answer. It is ErrUnanswered.
+type UnansweredError struct {
+	Shards []tiering.ShardID
+	Err    error // joined, of all of them
+}
+
+func (e *UnansweredError) Error() string { return e.Err.Error() }
+
+// Unwrap returns what happened.
+func (e *UnansweredError) Unwrap() error { return e.Err }
+
+// commit brings the replacements to each shard and waits for all answers.
+func (w *Writer) commit(ctx context.Context, runs []Run) error {
 	byShard := map[tiering.ShardID][]shard.Change{}
 	for i := range runs {
 		r := &runs[i]
 		byShard[r.Shard] = append(byShard[r.Shard], shard.Replace{Partition: r.Partition, Of: r.Of, With: r.With, Cleaned: r.Cleaned, Unmarked: r.Unmarked})
 	}
+	type failure struct {
+		id  tiering.ShardID
+		err error
+	}
 	var g errgroup.Group
 	g.SetLimit(shardsAtOnce)
-	errs := make([]error, 0, len(byShard))
-	failed := make(chan error, len(byShard))
+	failed := make(chan failure, len(byShard))
 	for id, changes := range byShard {
 		g.Go(func() error {
 			if err := w.change(ctx, id, changes); err != nil {
-				failed <- err
+				failed <- failure{id, err}
 			}
 			return nil
 		})
 	}
 	_ = g.Wait() // the functions return nil
 	close(failed)
-	for err := range failed {
-		errs = append(errs, err)
+	var silent []tiering.ShardID
+	var errs []error
+	for f := range failed {
+		errs = append(errs, f.err)
+		if errors.Is(f.err, ErrUnanswered) {
+			silent = append(silent, f.id)
+		}
 	}
-	return len(errs) == 0 || ctx.Err() == nil, errors.Join(errs...)
+	if len(silent) > 0 {
+		return &UnansweredError{silent, errors.Join(errs...)}
+	}
+	return errors.Join(errs...)
 }
 
 // change commits a shard's replacements, as many at a time as changeBytes allows. One that is
-// refused does not hold up the others.
+// refused does not hold up the others; one that is not answered ends it.
 func (w *Writer) change(ctx context.Context, id tiering.ShardID, changes []shard.Change) error {
 	var errs []error
 	for len(changes) > 0 && ctx.Err() == nil {
@@ -262,6 +280,9 @@ func (w *Writer) change(ctx context.Context, id tiering.ShardID, changes []shard
 		}
 		if err := w.Journals.Change(ctx, id, changes[:n]...); err != nil {
 			errs = append(errs, fmt.Errorf("committing %d replacements on shard %d: %w", n, id, err))
+			if errors.Is(err, ErrUnanswered) {
+				return errors.Join(errs...)
+			}
 		}
 		changes = changes[n:]
 	}
