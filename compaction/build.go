@@ -23,9 +23,10 @@ const (
 	// nearby is how far apart two ranges of a segment may be to be fetched together. Less would
 	// cost more GETs; more would fetch what nobody needs.
 	nearby = 256 << 10
-	// wholeBlocks is how long an extent must be to keep the cache's blocks that it lies in while
-	// the segment is made; shorter ones are copied out of them. Less would hold many times the
-	// bytes that are merged; more would copy for nothing.
+	// wholeBlocks is how long an extent must be to keep what it lies in, the cache's blocks or the
+	// frames of the requests that brought it, while the segment is made and for as long as it is
+	// offered to readers; shorter ones are copied. Less would hold many times the bytes that
+	// count; more would copy for nothing.
 	wholeBlocks = 1 << 20
 )
 
@@ -78,7 +79,7 @@ func (m *Merger) read(ctx context.Context, s *pack) (data [][][][]byte, errs []e
 			errs[r.of] = fmt.Errorf("the extent at offset %d: %w", s.of[r.of].extents[r.extent].Base, err)
 			continue
 		}
-		if !here && r.Length < wholeBlocks {
+		if r.Length < wholeBlocks {
 			got = [][]byte{slices.Concat(got...)}
 		}
 		data[r.of][r.extent] = got
