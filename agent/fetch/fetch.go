@@ -114,8 +114,8 @@ type Request struct {
 	ReadCommitted bool
 
 	// Admit, if set, is called once for each lane before its first record is read, with the
-	// bytes that there are. If it returns fewer, they are the limit in the place of MaxBytes;
-	// if false, nothing is read in the lane. It must not wait longer than ctx.
+	// bytes that there are. What it returns is the limit in the place of MaxBytes, if less; if
+	// false, nothing is read in the lane. It must not wait longer than ctx.
 	Admit func(ctx context.Context, lane Lane, bytes int) (limit int, ok bool)
 }
 

@@ -62,6 +62,24 @@ func TestLimitsCountWholeBatchesAndTheFirstAlwaysComes(t *testing.T) {
 	})
 }
 
+// What is appended while a read waits for admission is not read on top of what it was admitted for.
+func TestWhatComesDuringAdmissionIsNotAdmitted(t *testing.T) {
+	withLog(t, func(l *log) {
+		one := encode(t, rec{"a", 1})
+		l.append(0, true, one)
+		got := l.fetch(fetch.Request{MaxBytes: 1 << 20, Partitions: []fetch.Partition{from(0, 0, 1<<20)},
+			Admit: func(_ context.Context, _ fetch.Lane, bytes int) (int, bool) {
+				for range 10 {
+					l.append(0, true, one)
+				}
+				return 2 * bytes, true
+			}})
+		if got[0] != "0=a 1=a " {
+			t.Errorf("two batches were admitted, read was %q", got[0])
+		}
+	})
+}
+
 func TestAdmissionIsAskedOnceAndItsLimitHolds(t *testing.T) {
 	withLog(t, func(l *log) {
 		one := encode(t, rec{"a", 1})

@@ -110,9 +110,7 @@ func (r *Reader) readLane(ctx, wait context.Context, req *Request, lane *reading
 		}
 		return 0
 	}
-	if left = min(left, req.MaxBytes); lane.limit < lane.available {
-		left = min(left, lane.limit)
-	}
+	left = min(left, lane.limit) // even if it is all that was planned: more may have come since
 	for due := lane.due; len(due) > 0 && (left > 0 || first); {
 		n := wave(req, due, left)
 		got := r.readWave(ctx, wait, req, lane, due[:n], left, first, results)
