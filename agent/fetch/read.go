@@ -16,10 +16,10 @@ import (
 // reading is what one request reads in one lane.
 type reading struct {
 	lane      Lane
-	due       []int // partitions that have something to read, in order
+	due       []int     // partitions that have something to read, in order
 	until     time.Time // nothing is begun after, but for the first batch
-	available int   // bytes, as planned
-	limit     int   // what Admit allowed; less than 0: it has not been asked
+	available int       // bytes, as planned
+	limit     int       // what Admit allowed; less than 0: it has not been asked
 }
 
 // read fills in the records, as far as the request's limit goes: the earlier partitions
