@@ -410,6 +410,7 @@ func (a *auditor) replay(id tiering.ShardID, s *auditedShard, r shard.Record, re
 	}
 	for tp, v := range tiers {
 		a.compareAborted(s, tp, v)
+		a.cleaned(s, tp, v)
 	}
 	a.coordinated(s, r, revision)
 	for _, c := range r.Changes {

@@ -229,3 +229,33 @@ func (a *auditor) unmark(log *auditedLog, at tiering.Offset, v verdict) {
 		}
 	}
 }
+
+// cleaned demands that nothing is left to remove below the offset up to which log compaction is
+// said to have been done.
+func (a *auditor) cleaned(s *auditedShard, tp tiering.TopicPartition, v *verdict) {
+	part, log, to := a.w.find(tp), a.log(tp), s.state.Partition(tp).Cleaned
+	if to == v.cleaned || part.gone.Load() {
+		return
+	}
+	a.note("tier cleaned")
+	if to < v.cleaned || to > v.stable {
+		a.w.fail("compaction", part, "it went from being done up to %d to %d at revision %d; %d was stable", v.cleaned, to, v.revision, v.stable)
+	}
+	for key, offsets := range log.keys {
+		newest := tiering.Offset(-1)
+		for _, at := range offsets {
+			r := &log.records[at]
+			if at < v.start || at >= to || r.removed != 0 {
+				continue
+			}
+			b := &log.batches[r.batch]
+			if end := log.ends[b.key]; b.transactional && !end.commit {
+				a.w.fail("compaction", part, "offset %d is left at revision %d, of an aborted transaction; it is done up to %d", at, v.revision, to)
+			}
+			if newest >= 0 {
+				a.w.fail("compaction", part, "offsets %d and %d of key %q are left at revision %d; it is done up to %d", newest, at, key, v.revision, to)
+			}
+			newest = at
+		}
+	}
+}

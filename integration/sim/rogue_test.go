@@ -40,6 +40,7 @@ type rogueRun struct {
 	raw      bool     // nothing is stamped
 	shift    int64    // what stamps are wrong by
 	unmarked []tiering.Offset
+	cleaned  tiering.Offset
 	changed  bool // by the edit: otherwise nothing is done
 }
 
@@ -180,7 +181,7 @@ func (g *rogue) rewrite(ctx context.Context, r *rogueRun) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	return g.Change(ctx, r.part.shard, shard.Replace{Partition: r.part.TopicPartition, Of: shard.DigestOf(r.extents), With: with, Unmarked: r.unmarked})
+	return g.Change(ctx, r.part.shard, shard.Replace{Partition: r.part.TopicPartition, Of: shard.DigestOf(r.extents), With: with, Unmarked: r.unmarked, Cleaned: r.cleaned})
 }
 
 // assemble lays the batches out in a segment. Where one cannot reach the next, there is a hole.

@@ -2,7 +2,9 @@ package sim
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/floelog/floe/metadata/shard"
 	"github.com/floelog/floe/protocol/batch"
@@ -101,6 +103,7 @@ type verdict struct {
 	stable   tiering.Offset
 	start    tiering.Offset // of the log, after it
 	replaced bool           // it has a replacement of the partition
+	cleaned  tiering.Offset // log compaction had been done up to here before it
 }
 
 // moved compares where a partition's batches lay before a record with where they lie after it.
@@ -167,10 +170,25 @@ func sameExtent(a, b *tiering.Extent) bool {
 		a.Segment == b.Segment && a.Position == b.Position && slices.Equal(a.Inline, b.Inline)
 }
 
+// extentList prints extents shortly.
+type extentList []tiering.Extent
+
+func (l extentList) String() string {
+	var out []string
+	for _, e := range l {
+		where := "hole"
+		if !e.IsHole() {
+			where = fmt.Sprintf("%.6s/%d@%d", e.Segment.Session, e.Segment.Seq, e.Position)
+		}
+		out = append(out, fmt.Sprintf("%d+%d %s", e.Base, e.Count, where))
+	}
+	return strings.Join(out, ", ")
+}
+
 // swapped judges extents that took the place of others.
 func (a *auditor) swapped(part *partition, log *auditedLog, run []tiering.Extent, v verdict) {
 	from, to := run[0].Base, run[len(run)-1].End()
-	a.w.history.add("auditor", "replaced", part, "%d to %d by %d extents, the first in %s r%d", from, to, len(run), run[0].Segment, v.revision)
+	a.w.history.add("auditor", "replaced", part, "%d to %d by %v r%d", from, to, extentList(run), v.revision)
 	a.note("tier replaced")
 	if part.gone.Load() {
 		return // nobody reads it any more, and objects may be gone
@@ -287,7 +305,8 @@ func (a *auditor) tiersOf(tiers map[tiering.TopicPartition]*verdict, s *auditedS
 	v := tiers[tp]
 	if v == nil {
 		marks := a.log(tp).marks
-		v = &verdict{revision: revision, time: now, stable: marks[len(marks)-1].stable, start: s.state.Partition(tp).LogStart}
+		p := s.state.Partition(tp)
+		v = &verdict{revision: revision, time: now, stable: marks[len(marks)-1].stable, start: p.LogStart, cleaned: p.Cleaned}
 		tiers[tp] = v
 	}
 	return v

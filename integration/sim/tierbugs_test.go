@@ -190,6 +190,13 @@ var cleanBugs = []bug{
 			}
 		})
 	}},
+	{"the cleaner leaves older values behind", 100, []string{"compaction: are left at revision"}, func() plant {
+		return onRun(func(_ *rogue, r *rogueRun) {
+			if to := min(r.stable, r.batches[len(r.batches)-1].base); r.part.keeps.compact {
+				r.cleaned, r.changed = to, true
+			}
+		})
+	}},
 	{"a topic is compacted that is not to be", 100, []string{"compaction: nobody asked"}, func() plant {
 		return onRun(func(_ *rogue, r *rogueRun) {
 			if r.part.keeps.compact && !r.part.keeps.asked.Load() && r.batches[1].base < r.stable {

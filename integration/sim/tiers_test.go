@@ -102,7 +102,7 @@ func (w *world) tiers(r *rand.Rand) {
 // tierNames are what jobs must have done somewhere in a few hundred seeds.
 var tierNames = []string{
 	"tier replaced", "tier manifest", "tier unarchived", "tier hole", "tier superseded", "tier aborted data", "tier tombstone",
-	"tier marker", "tier trimmed by age", "tier trimmed by size", "tier trimmed by an operator", "tier deleted segment", "tier deleted manifest",
+	"tier marker", "tier cleaned", "tier trimmed by age", "tier trimmed by size", "tier trimmed by an operator", "tier deleted segment", "tier deleted manifest",
 	"tier deleted snapshot", "tier no effect", "tier list cut", "tier topic again",
 }
 
