@@ -33,7 +33,7 @@ type words struct {
 
 func newWords(t *testing.T, e *env, settings map[string]string) *words {
 	t.Helper()
-	w := &words{e: e, in: topicName(t, "in"), out: topicName(t, "out"), application: topicName(t), settings: settings, want: map[string]int{}}
+	w := &words{e: e, in: topicName(t, "in"), out: topicName(t, "out"), application: topicName(t, "words"), settings: settings, want: map[string]int{}}
 	createTopic(t, e.floe.Addrs(), w.in, 2)
 	createTopic(t, e.floe.Addrs(), w.out, 2)
 	return w

@@ -108,6 +108,7 @@ func (c *cluster) audit() {
 	}
 	c.t.Logf("fsck --deep: %+v, %.3f %% of %d bytes in %d objects without a name %+v; gc: %d bytes of garbage",
 		r.Checked, 100*r.unnamed(), r.Bucket.Bytes, r.Bucket.Objects, r.Unnamed, g.Garbage.Bytes)
+	c.t.Logf("of the segments %.0f bytes are live, %.0f segments are not half live", c.meter.sum("floe_segments_live_bytes"), c.meter.sum("floe_segments_sparse"))
 	c.need("runs of extents merged", "floe_merge_runs_total")
 	c.need("extents merged", "floe_merge_extents_total")
 	c.need("manifests stored", "floe_merge_manifests_total")
