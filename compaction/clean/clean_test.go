@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/floelog/floe/compaction/clean"
+	"github.com/floelog/floe/compaction/clean/records"
 	"github.com/floelog/floe/compaction/job"
 	"github.com/floelog/floe/metadata/shard"
 	"github.com/floelog/floe/tiering"
@@ -441,4 +442,59 @@ func TestACancelledTick(t *testing.T) {
 		w.tick()
 		w.thin()
 	})
+}
+
+// What is read once for a pass displaces nothing that others read, and of small extents nothing is
+// kept of the cache's blocks that they lie in.
+func TestReadsLeaveTheCacheToOthers(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		for i := range 5 {
+			w.put(fmt.Sprint("only ", i), "x")
+			w.put("k0", "again")
+		}
+		w.foreign = true
+		w.tick()
+		if w.reads == 0 || w.warm > 0 {
+			t.Errorf("%d of %d reads were not cold", w.warm, w.reads)
+		}
+	})
+}
+
+// The horizon of a batch is set when all its tombstones are compacted: one that a pass which had no
+// room for all keys left for the next has its time, too.
+func TestTombstonesBehindAFullPassLiveForTheirTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, 0)
+		w.anew(clean.Config{Memory: 12 * records.SlotBytes, RunBytes: 1 << 20})
+		w.put("late", "old")
+		var keys []written
+		for i := range 30 {
+			keys = append(keys, written{key: fmt.Sprint("k", i)})
+		}
+		w.produce(nil, false, append(keys, written{key: "late"}))
+		w.put("the end", "x")
+		more, err := w.Tick(t.Context())
+		if err != nil || !more {
+			t.Fatalf("more %v, %v", more, err)
+		}
+		time.Sleep(2 * time.Hour) // more than delete.retention.ms
+		w.tick()
+		if _, ok := w.latest()["late"]; !ok {
+			t.Error("the tombstone went with the record that it deletes")
+		}
+		time.Sleep(2 * time.Hour)
+		w.tick()
+		if _, ok := w.latest()["late"]; ok {
+			t.Error("the tombstone is still there")
+		}
+	})
+}
+
+// latest returns the newest record of each key, tombstones among them.
+func (w *world) latest() map[string]record {
+	out := map[string]record{}
+	for _, r := range w.records() {
+		out[r.key] = r
+	}
+	return out
 }

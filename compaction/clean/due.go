@@ -207,5 +207,5 @@ func (c *Cleaner) overdue(ctx context.Context, t target, m *memo, now time.Time)
 }
 
 func rangeOf(e tiering.Extent) cache.Range {
-	return cache.Range{Segment: e.Segment, Position: e.Position, Length: int(e.Length)}
+	return cache.Range{Segment: e.Segment, Position: e.Position, Length: int(e.Length), Cold: true}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/floelog/floe/compaction/clean/records"
 	"github.com/floelog/floe/compaction/job"
@@ -224,6 +225,10 @@ func (p *pass) step(ctx context.Context, l look) error {
 		}
 		if err != nil {
 			return err
+		}
+		if e.Length < smallExtent && !e.IsInline() && len(data) > 0 {
+			// Pieces wait for others: many small ones would hold as many whole blocks of the cache.
+			data = [][]byte{slices.Concat(data...)}
 		}
 		piece, err := p.w.Judge(e, data)
 		if err != nil {

@@ -53,6 +53,9 @@ type world struct {
 	manifests map[tiering.SegmentID][]tiering.Extent
 	meddle    func() // called before each read of the cleaner's
 	reads     int
+	warm      int      // of these, that were not cold
+	foreign   bool     // what a read returns is only good until the next one
+	lent      [][]byte // what the last one returned
 	*clean.Cleaner
 
 	all       []written
@@ -96,7 +99,18 @@ func (w *world) Claimed() []tiering.ShardID {
 func (w *world) Read(ctx context.Context, r cache.Range, dst [][]byte) ([][]byte, error) {
 	w.meddle()
 	w.reads++
-	return w.Cache.Read(ctx, r, dst)
+	if !r.Cold {
+		w.warm++
+	}
+	if !w.foreign {
+		return w.Cache.Read(ctx, r, dst)
+	}
+	for i := range w.lent {
+		clear(w.lent[i])
+	}
+	got, err := w.Cache.Read(ctx, r, nil)
+	w.lent = [][]byte{slices.Concat(got...)}
+	return append(dst, w.lent...), err
 }
 
 func (w *world) Extents(_ context.Context, _ tiering.TopicPartition, m shard.Manifest) ([]tiering.Extent, error) {

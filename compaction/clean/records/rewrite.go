@@ -174,10 +174,12 @@ func (w *Rewriter) marker(p *Piece, base tiering.Offset, v batch.View) (batch.Vi
 	return nil, nil
 }
 
-// data judges a batch of records.
+// data judges a batch of records. One that is cut by the end of the pass gets no horizon yet: it
+// would also be that of tombstones whose older records are all still there.
 func (w *Rewriter) data(p *Piece, base tiering.Offset, v batch.View) (batch.View, error) {
 	h, set := w.horizon(v)
 	passed := !set && w.rules.Now >= h
+	whole := base+tiering.Offset(v.LastOffsetDelta()) < w.rules.End
 	w.keep = w.keep[:0]
 	kept, tombstones := 0, 0
 	for r, err := range v.Records(nil) {
@@ -197,13 +199,13 @@ func (w *Rewriter) data(p *Piece, base tiering.Offset, v batch.View) (batch.View
 		}
 		w.keep = append(w.keep, keep)
 	}
-	if tombstones > 0 {
+	if tombstones > 0 && whole {
 		p.waits(len(v)*tombstones/len(w.keep), h)
 	}
 	switch {
 	case kept == 0:
 		return nil, nil
-	case tombstones > 0 && set:
+	case tombstones > 0 && set && whole:
 		return batch.Thin(nil, v, w.keep, h, nil)
 	case kept < len(w.keep):
 		return batch.Thin(nil, v, w.keep, batch.NoHorizon, nil)

@@ -286,6 +286,10 @@ func (w *world) reference(end, seen tiering.Offset) {
 			newest[string(x.key)] = x.at
 		}
 	}
+	cut := map[tiering.Offset]bool{} // batches of which records lie at end or beyond
+	for _, x := range w.all {
+		cut[x.batch] = cut[x.batch] || x.here && x.at >= end
+	}
 	left := map[int]bool{}
 	horizons := map[tiering.Offset]int64{}
 	for i := range w.all {
@@ -297,7 +301,7 @@ func (w *world) reference(end, seen tiering.Offset) {
 		switch {
 		case x.marker && left[x.txn]:
 		case x.marker || x.value == nil && !x.aborted && x.key != nil && newest[string(x.key)] == x.at:
-			if !set {
+			if !set && !cut[x.batch] {
 				horizons[x.batch] = w.now + retention
 			}
 			x.here = !set || w.now < h
