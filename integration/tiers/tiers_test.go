@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
+
 	"github.com/floelog/floe/integration/history"
 	"github.com/floelog/floe/integration/workload"
 )
@@ -94,6 +96,7 @@ func (l *load) finish() {
 	}
 	ends, txnEnds := l.keys.settle(), l.txns.settle()
 	l.c.note("SETTLED")
+	l.c.trimmed("short-ms", "short-bytes", "trimmed", "compacted-deleted")
 	l.c.restful()
 	l.c.floe.Stop()
 	l.c.floe.Start()
@@ -172,4 +175,31 @@ func (c *cluster) restful() {
 		}
 		return nil
 	})
+}
+
+// trimmed fails the test unless the log start of each topic has moved in some partition.
+func (c *cluster) trimmed(topics ...string) {
+	c.t.Helper()
+	client := c.client("trimmed")
+	defer client.Close()
+	moved := map[string]int{}
+	c.await("the log starts", func(ctx context.Context) error {
+		clear(moved)
+		starts, err := kadm.NewClient(client).ListStartOffsets(ctx, topics...)
+		if err != nil {
+			return err
+		}
+		starts.Each(func(o kadm.ListedOffset) {
+			if o.Err == nil && o.Offset > 0 {
+				moved[o.Topic]++
+			}
+		})
+		return starts.Error()
+	})
+	c.t.Logf("partitions whose log start has moved: %s", counts(moved))
+	for _, topic := range topics {
+		if moved[topic] == 0 {
+			c.t.Errorf("%s: nothing was trimmed", topic)
+		}
+	}
 }
