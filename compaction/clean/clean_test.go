@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -497,4 +498,28 @@ func (w *world) latest() map[string]record {
 		out[r.key] = r
 	}
 	return out
+}
+
+// Transactions that were aborted leave nothing behind: no extent for each, however many there are, and
+// no readers that are told of them.
+func TestAbortedTransactionsLeaveNothing(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		p := &w.producers[1]
+		for i := range 300 {
+			w.begin(p)
+			w.produce(p, true, []written{{key: fmt.Sprint("k", i%2), value: "aborted"}})
+			w.end(p, false)
+		}
+		w.put("the end", "x")
+		w.rollUp()
+		w.tick()
+		if n := len(w.State(w.tp).Extents); n > 4 {
+			t.Errorf("%d extents are left", n)
+		}
+		w.View(w.Shard(w.tp)).Read(func(s *shard.State) {
+			if n := len(s.Partition(w.tp).AbortedIn(0, math.MaxInt64)); n > 0 {
+				t.Errorf("readers are told of %d aborted transactions", n)
+			}
+		})
+	})
 }

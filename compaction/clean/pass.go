@@ -18,6 +18,9 @@ const (
 	// runExtents bounds the extents that are replaced at a time: a pass over very small ones
 	// must get on, and what it replaces must fit in a record.
 	runExtents = 512
+	// runMarkers bounds the abort markers that go at a time, for the same reason: each takes a few
+	// bytes of the record. One extent may have more, but less than fill one.
+	runMarkers = 32 << 10
 	// smallExtent is what is written again together with its neighbours although nothing in it
 	// changes. Less would leave the log in splinters; more would copy much for nothing.
 	smallExtent = 1 << 20
@@ -213,7 +216,7 @@ func (p *pass) step(ctx context.Context, l look) error {
 	r := run{}
 	next := p.at
 	for i, e := range l.extents {
-		if e.Base >= p.end || r.bytes >= p.c.cfg.RunBytes || i == runExtents {
+		if e.Base >= p.end || r.bytes >= p.c.cfg.RunBytes || r.markers >= runMarkers || i == runExtents {
 			break
 		}
 		data, err := p.c.read(ctx, e)
@@ -260,6 +263,7 @@ type run struct {
 	pieces  []records.Piece
 	changed int // so many of them are to be replaced: the last of these has changed
 	bytes   int64
+	markers int // abort markers that go
 	waiting int64
 	horizon int64
 }
@@ -268,6 +272,7 @@ type run struct {
 func (r *run) add(p records.Piece) (ended bool) {
 	r.waiting += p.Waiting
 	r.horizon = max(r.horizon, p.Horizon)
+	r.markers += len(p.Unmarked)
 	hole := p.Of.IsHole()
 	n := len(r.pieces)
 	if hole && n > 0 && r.pieces[n-1].Of.IsHole() {

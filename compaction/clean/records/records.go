@@ -8,10 +8,10 @@
 //
 // What goes is what Kafka's log cleaner removes:
 //   - a record for whose key there is a newer one below the Index's end, and one without a key;
-//   - all data of aborted transactions;
+//   - aborted transactions, with their markers;
 //   - a tombstone whose batch's delete horizon has passed. The first pass that meets a
 //     tombstone sets the horizon, delete.retention.ms from then (KIP-534);
-//   - a transaction marker of which no data is left, likewise;
+//   - the marker of a committed transaction of which no data is left, likewise;
 //   - batches below the log start.
 //
 // Invariants:

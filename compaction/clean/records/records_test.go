@@ -240,12 +240,10 @@ func BenchmarkJudge(b *testing.B) {
 	}
 }
 
-// An abort marker never reaches over what was removed behind it: clients would end the next
-// transaction of its producer with it, and take what that one aborted for committed.
-func TestAnAbortMarkerReachesOverNothing(t *testing.T) {
+// An abort marker goes at once with the data of its transaction, a commit stays for its time.
+func TestAnAbortMarkerGoesWithItsTransaction(t *testing.T) {
 	for _, commit := range []bool{true, false} {
-		marker := batch.AppendMarker(nil, 5, 0, commit, 1, 1)
-		data := append(append([]byte(nil), marker...), one(t, "a", "1")...)
+		data := append(batch.AppendMarker(nil, 5, 0, commit, 1, 1), one(t, "a", "1")...)
 		keys := records.NewKeys(1<<10, 10)
 		keys.Put([]byte("a"), 9)
 		rw := records.NewRewriter(records.Rules{Keys: keys, End: 10, DeleteRetention: 10})
@@ -254,12 +252,8 @@ func TestAnAbortMarkerReachesOverNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		out := records.Assemble([]records.Piece{p}, nil, 1<<20)
-		want := int64(1)
-		if commit {
-			want = 2
-		}
-		if out.With[0].Count != want || out.With[len(out.With)-1].End() != 2 {
-			t.Errorf("commit %v: it became %+v", commit, out.With)
+		if len(out.With) != 1 || out.With[0].Count != 2 || out.With[0].IsHole() == commit || (len(out.Unmarked) == 0) != commit {
+			t.Errorf("commit %v: it became %+v, unmarked %v", commit, out.With, out.Unmarked)
 		}
 	}
 }

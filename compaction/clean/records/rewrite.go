@@ -147,8 +147,10 @@ func (w *Rewriter) horizon(v batch.View) (at int64, set bool) {
 	return w.rules.Now + w.rules.DeleteRetention, true
 }
 
-// marker judges a transaction marker: it stays while data of its transaction does, and then
-// for the time of a tombstone.
+// marker judges a transaction marker. A commit stays while data of its transaction does, and then
+// for the time of a tombstone. An abort goes with the data, and the partition's state forgets the
+// transaction: that, not the marker, is what readers are told of, with each answer for what is
+// in it. Kept for a time it would be an extent of its own, since it may reach over nothing.
 func (w *Rewriter) marker(p *Piece, base tiering.Offset, v batch.View) (batch.View, error) {
 	commit, _, err := batch.ReadMarker(v)
 	if err != nil {
@@ -157,6 +159,10 @@ func (w *Rewriter) marker(p *Piece, base tiering.Offset, v batch.View) (batch.Vi
 	if _, left := w.open[v.ProducerID()]; left {
 		delete(w.open, v.ProducerID())
 		return v, nil
+	}
+	if !commit {
+		p.Unmarked = append(p.Unmarked, base)
+		return nil, nil
 	}
 	h, set := w.horizon(v)
 	if set || w.rules.Now < h {
@@ -167,9 +173,6 @@ func (w *Rewriter) marker(p *Piece, base tiering.Offset, v batch.View) (batch.Vi
 		return batch.Thin(nil, v, []bool{true}, h, nil)
 	case w.rules.Now < h:
 		return v, nil
-	}
-	if !commit {
-		p.Unmarked = append(p.Unmarked, base)
 	}
 	return nil, nil
 }

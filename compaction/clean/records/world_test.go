@@ -300,13 +300,15 @@ func (w *world) reference(end, seen tiering.Offset) {
 		h, set := w.horizons[x.batch]
 		switch {
 		case x.marker && left[x.txn]:
-		case x.marker || x.value == nil && !x.aborted && x.key != nil && newest[string(x.key)] == x.at:
+		case x.aborted:
+			x.here = false
+		case x.marker || x.value == nil && x.key != nil && newest[string(x.key)] == x.at:
 			if !set && !cut[x.batch] {
 				horizons[x.batch] = w.now + retention
 			}
 			x.here = !set || w.now < h
 		default:
-			x.here = !x.aborted && x.key != nil && newest[string(x.key)] == x.at
+			x.here = x.key != nil && newest[string(x.key)] == x.at
 		}
 		if x.here && x.txn > 0 {
 			left[x.txn] = true
