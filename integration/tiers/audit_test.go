@@ -72,19 +72,21 @@ func (r *checked) unnamed() float64 {
 	return float64(sum) / float64(r.Bucket.Bytes)
 }
 
-// audit waits until the sweeper has swept twice since all was read and little is left that
-// nothing names, and then has every byte checked.
-func (c *cluster) audit() {
+// sweeps returns how many complete sweeps there were.
+func (c *cluster) sweeps() float64 { return c.meter.sum("floe_gc_sweeps_total", `outcome="complete"`) }
+
+// audit waits until the sweeper has swept twice since everything came to rest, when there were
+// that many sweeps, and little is left that nothing names; a cluster in which nothing changes
+// is not swept again. Then it has every byte checked.
+func (c *cluster) audit(swept float64) {
 	c.t.Helper()
-	const sweeps, complete = "floe_gc_sweeps_total", `outcome="complete"`
-	swept := c.meter.sum(sweeps, complete)
 	var r checked
 	c.await("two more sweeps, and less than 1 % of the bytes without a name", func(context.Context) error {
 		r = checked{}
 		if err := c.command(&r, "fsck"); err != nil {
 			return err
 		}
-		if n := c.meter.sum(sweeps, complete) - swept; n < 2 || r.unnamed() >= mostUnnamed {
+		if n := c.sweeps() - swept; n < 2 || r.unnamed() >= mostUnnamed {
 			return fmt.Errorf("%.0f more sweeps; of %d bytes %.2f %% have no name: %+v", n, r.Bucket.Bytes, 100*r.unnamed(), r.Unnamed)
 		}
 		return nil

@@ -86,8 +86,8 @@ func (c *cluster) startLoad() *load {
 }
 
 // finish ends all that sends, starts the agents again, so that their caches are cold, reads
-// everything, and judges.
-func (l *load) finish() {
+// everything, and judges. It returns how many sweeps there were when the load had ended.
+func (l *load) finish() (swept float64) {
 	l.c.t.Helper()
 	l.stop()
 	l.work.Wait()
@@ -98,6 +98,7 @@ func (l *load) finish() {
 	l.c.note("SETTLED")
 	l.c.trimmed("short-ms", "short-bytes", "trimmed", "compacted-deleted")
 	l.c.restful()
+	swept = l.c.sweeps()
 	l.c.floe.Stop()
 	l.c.floe.Start()
 	l.c.note("STARTED AGAIN")
@@ -136,6 +137,7 @@ func (l *load) finish() {
 			l.c.t.Errorf("never %s", what)
 		}
 	}
+	return swept
 }
 
 // TestTiers puts a mixed load on some thousand partitions while everything that happens to
@@ -146,9 +148,9 @@ func TestTiers(t *testing.T) {
 	l := c.startLoad()
 	n := &saboteur{c: c, r: c.rand(1), fired: map[string]int{}}
 	n.run()
-	l.finish()
+	swept := l.finish()
 	n.report()
-	c.audit()
+	c.audit(swept)
 }
 
 // need fails the test if a counter of the agents never moved.
