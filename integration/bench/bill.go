@@ -18,7 +18,7 @@ const (
 	// billDelay is what the store adds to every PUT: how many flushes there are depends on how
 	// long one takes, and those of the bill should be as many as on S3.
 	billDelay = 50 * time.Millisecond
-	// billMergeAge replaces the default, a minute, so that a run of half a minute has merges in
+	// billMergeAge replaces the default, a minute, so that a run of less than a minute has merges in
 	// it. At the default there are fewer.
 	billMergeAge = "5s"
 )

@@ -56,12 +56,12 @@ var (
 	fullPlan = plan{
 		runs: 3, warmup: time.Second, measure: 5 * time.Second, ceiling: 1500 * time.Millisecond, latency: 10 * time.Second,
 		idle: time.Minute, settle: 5 * time.Second, cached: 96 << 20, passes: 10,
-		large: 100, bill: 30 * time.Second, catchup: 3 << 29, replay: 3 << 30, replayFor: 6 * time.Second, etcdFor: time.Minute, limit: 12 * time.Minute,
+		large: 100, bill: 25 * time.Second, catchup: 3 << 29, replay: 3 << 30, replayFor: 5 * time.Second, etcdFor: time.Minute, limit: 14 * time.Minute,
 	}
 	quickPlan = plan{
 		runs: 1, warmup: 300 * time.Millisecond, measure: 1200 * time.Millisecond, ceiling: 400 * time.Millisecond, latency: 2 * time.Second,
 		idle: 5 * time.Second, settle: 2 * time.Second, cached: 96 << 20, passes: 3,
-		large: 10, bill: 6 * time.Second, catchup: 192 << 20, replay: 512 << 20, replayFor: 2 * time.Second, etcdFor: 8 * time.Second, limit: 3 * time.Minute,
+		large: 10, bill: 6 * time.Second, catchup: 192 << 20, replay: 512 << 20, replayFor: 2 * time.Second, etcdFor: 8 * time.Second, limit: 5 * time.Minute,
 	}
 )
 
@@ -105,10 +105,10 @@ type options struct {
 
 func parse() (options, error) {
 	var o options
-	flag.BoolVar(&o.quick, "quick", false, "at most two minutes: shows that everything works, the figures mean little")
+	flag.BoolVar(&o.quick, "quick", false, "some four minutes: shows that everything works, the figures mean little")
 	flag.IntVar(&o.runs, "runs", 0, "runs of each scenario, of which the median is shown (default 3, with -quick 1)")
 	flag.DurationVar(&o.idle, "idle", 0, "how long the idle cluster is watched (default 1m, with -quick 5s)")
-	flag.DurationVar(&o.bill, "bill-for", 0, "how long each rate of the bill is kept up (default 30s, with -quick 6s)")
+	flag.DurationVar(&o.bill, "bill-for", 0, "how long each rate of the bill is kept up (default 25s, with -quick 6s)")
 	flag.DurationVar(&o.etcdFor, "etcd-for", 0, "how long etcd's size is watched under load (default 1m, with -quick 8s)")
 	flag.StringVar(&o.only, "only", ".", "regexp of the groups to run: "+strings.Join(groupNames(), ", "))
 	flag.StringVar(&o.floe, "floe", "", "floe binary to measure (default: built from this checkout)")
