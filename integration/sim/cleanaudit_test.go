@@ -164,7 +164,7 @@ func (a *auditor) mayGo(log *auditedLog, at tiering.Offset, v verdict) string {
 		return "nobody asked for log compaction"
 	case at >= v.stable:
 		return "it is not stable"
-	case b.control && !passed:
+	case b.control && b.commit && !passed:
 		return "its delete horizon has not passed"
 	case b.control && a.hasData(log, b.key, v.start):
 		return "data of its transaction is left"
