@@ -7,12 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/floelog/floe/metadata"
 	"github.com/floelog/floe/metadata/catalogue"
 	"github.com/floelog/floe/metadata/journal"
 	"github.com/floelog/floe/metadata/shard"
@@ -202,89 +200,4 @@ func readHeader(ctx context.Context, objects objstore.Store, o objstore.Info) (s
 		}
 	}
 	return segment.ParseHeader(b)
-}
-
-// catalogues is what tells the names of topics.
-type catalogues struct {
-	newest catalogue.Copy
-	older  []catalogue.Copy
-}
-
-// catalogue finds the newest copy of the catalogue, in the bucket or in the metadata store.
-func (p *Plan) catalogue(ctx context.Context, b *bucket) (*catalogues, error) {
-	var found catalogues
-	for _, o := range b.copies {
-		data, err := p.cfg.Objects.GetRange(ctx, o.Key, 0, o.Size)
-		if err != nil && !unreadable(err) {
-			return nil, fmt.Errorf("reading %s: %w", o.Key, err)
-		}
-		var c catalogue.Copy
-		if err == nil {
-			c, err = catalogue.DecodeCopy(data)
-		}
-		if err != nil {
-			p.Report.problem("%s cannot be used: %v", o.Key, err)
-			continue
-		}
-		if p.Report.Catalogue == "" {
-			found.newest, p.Report.Catalogue, p.Report.CatalogueTime = c, o.Key, o.Modified.UnixMilli()
-			continue
-		}
-		found.older = append(found.older, c)
-	}
-	if p.Report.Catalogue == "" {
-		return nil, fmt.Errorf("%w in the bucket (keys %s*)", ErrNoCatalogue, catalogue.CopyPrefix)
-	}
-	p.cluster = found.newest.Cluster
-	id, err := tiering.ParseTopicID(p.cluster.ID)
-	if err != nil {
-		return nil, fmt.Errorf("cluster id: %w", err)
-	}
-	p.id, p.Report.ClusterID = id, p.cluster.ID
-	return &found, p.restored(ctx, &found)
-}
-
-// restored takes in what a restored metadata store says of the cluster and its topics.
-func (p *Plan) restored(ctx context.Context, found *catalogues) error {
-	if id, cutShort := catalogue.RecoveringID(p.clusterKey.Value); p.clusterKey.Exists() && (!cutShort || id != p.cluster.ID) {
-		c, err := catalogue.StoredCluster(p.clusterKey)
-		if cutShort {
-			c, err = catalogue.Cluster{ID: id}, nil
-		}
-		if err != nil {
-			return err
-		}
-		if c != p.cluster {
-			return fmt.Errorf("%w: the metadata store has cluster %s with %d shards, the bucket %s with %d", ErrOtherCluster, c.ID, c.Shards, p.cluster.ID, p.cluster.Shards)
-		}
-	}
-	newest := int64(0)
-	var topics []catalogue.Topic
-	prefix := p.keys.Topics()
-	for from, more := prefix, true; more; {
-		page, err := p.cfg.Meta.Range(ctx, from, metadata.PrefixEnd(prefix), 0, listPage)
-		if err != nil {
-			return fmt.Errorf("reading the topics: %w", err)
-		}
-		for _, kv := range page.KVs {
-			from, newest = kv.Key+"\x00", max(newest, kv.Revision)
-			t, err := catalogue.StoredTopic(strings.TrimPrefix(kv.Key, prefix), kv.Value, p.cluster.Shards)
-			if err != nil {
-				return err
-			}
-			topics = append(topics, t)
-			p.Report.replaced = append(p.Report.replaced, kv.Key)
-		}
-		more = page.More
-	}
-	restored := catalogue.Copy{Topics: topics}
-	if newest > found.newest.Revision && len(p.Report.replaced) > 0 {
-		p.Report.Catalogue = "the metadata store"
-		found.older = append(found.older, found.newest)
-		restored.ProducerID, restored.Cluster = found.newest.ProducerID, p.cluster
-		found.newest = restored
-	} else if len(topics) > 0 {
-		found.older = append(found.older, restored)
-	}
-	return nil
 }

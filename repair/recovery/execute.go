@@ -2,6 +2,7 @@ package recovery
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"strconv"
@@ -16,11 +17,18 @@ import (
 // below what a transaction holds.
 const topicsAtOnce = 12
 
-// Execute writes what was prepared: the snapshots into the bucket, then the keys. Until the
+// Execute writes what was prepared: topics and snapshots into the bucket, and the keys. Until the
 // last of them no agent starts on the cluster.
 func (p *Plan) Execute(ctx context.Context) error {
 	ctx = objstore.WithPurpose(ctx, objstore.Check)
-	if err := p.begin(ctx); err != nil {
+	if err := p.nobodyLives(ctx); err != nil { // Prepare may have taken hours
+		return err
+	}
+	topics, err := p.storeTopics(ctx)
+	if err != nil {
+		return err
+	}
+	if err := p.begin(ctx, topics); err != nil {
 		return err
 	}
 	if err := p.writeShards(ctx); err != nil {
@@ -45,7 +53,11 @@ func (p *Plan) Execute(ctx context.Context) error {
 }
 
 // begin stops deletion, and agents from starting.
-func (p *Plan) begin(ctx context.Context) error {
+func (p *Plan) begin(ctx context.Context, topics string) error {
+	frozen, err := json.Marshal(freeze{By: "floe recover", Since: p.now, Catalogue: topics})
+	if err != nil {
+		return fmt.Errorf("encoding %s: %w", p.keys.GCFreeze(), err)
+	}
 	unmoved := metadata.Absent(p.keys.Cluster())
 	if p.clusterKey.Exists() {
 		unmoved = metadata.Equals(p.keys.Cluster(), p.clusterKey.Value)
@@ -54,7 +66,7 @@ func (p *Plan) begin(ctx context.Context) error {
 		If: []metadata.Condition{unmoved},
 		Then: []metadata.Op{
 			metadata.Put(p.keys.Cluster(), p.cluster.Recovering()),
-			metadata.Put(p.keys.GCFreeze(), fmt.Appendf(nil, `{"by":"floe recover","since_ms":%d}`, p.now)),
+			metadata.Put(p.keys.GCFreeze(), frozen),
 		},
 	})
 }

@@ -96,6 +96,9 @@ type Plan struct {
 	topics     []catalogue.Topic
 	producerID int64
 	shards     []*rebuilt
+
+	revision       int64 // at which the topics were known, see catalogue.Copy
+	seenProducerID int64 // the next one, as far as copies and metadata store tell
 }
 
 // Prepare reads everything that is there and works out what Execute would write.
@@ -159,12 +162,8 @@ func (p *Plan) survey(ctx context.Context) error {
 
 // vacant demands that nobody works with the metadata store.
 func (p *Plan) vacant(ctx context.Context) error {
-	sessions, err := membership.Sessions(ctx, p.cfg.Meta, p.keys)
-	if err != nil {
+	if err := p.nobodyLives(ctx); err != nil {
 		return err
-	}
-	for id, s := range sessions {
-		return fmt.Errorf("%w: agent %d, session %s (stop all agents; the lease of one that was killed ends by itself)", ErrAlive, s.NodeID, id)
 	}
 	kvs, _, err := p.cfg.Meta.Get(ctx, p.keys.Cluster())
 	if err != nil {
@@ -180,6 +179,18 @@ func (p *Plan) vacant(ctx context.Context) error {
 	}
 	if len(page.KVs) > 0 {
 		return fmt.Errorf("%w: it has %s (if it is a backup that was restored, --force-over-restored takes it in and writes over it)", ErrNotEmpty, page.KVs[0].Key)
+	}
+	return nil
+}
+
+// nobodyLives demands that no agent has a session.
+func (p *Plan) nobodyLives(ctx context.Context) error {
+	sessions, err := membership.Sessions(ctx, p.cfg.Meta, p.keys)
+	if err != nil {
+		return err
+	}
+	for id, s := range sessions {
+		return fmt.Errorf("%w: agent %d, session %s (stop all agents; the lease of one that was killed ends by itself)", ErrAlive, s.NodeID, id)
 	}
 	return nil
 }

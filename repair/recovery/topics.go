@@ -16,13 +16,21 @@ const recoveredPrefix = "recovered."
 
 // nameTopics decides which topics there will be: those of the newest copy of the catalogue, and
 // under new names those that have records and that no copy ever knew, for they were created
-// after the last one. Those that an older copy knows were deleted.
+// after the last one. Those that an older copy knows were deleted; those that a late copy knows
+// may have been, and stay if they have records.
 func (p *Plan) nameTopics(found *catalogues) {
 	p.topics = slices.Clone(found.newest.Topics)
 	p.producerID = found.newest.ProducerID
 	known, gone := map[tiering.TopicID]bool{}, map[tiering.TopicID]bool{}
+	names, late := map[string]bool{}, map[tiering.TopicID]catalogue.Topic{}
 	for _, t := range p.topics {
-		known[t.ID] = true
+		known[t.ID], names[t.Name] = true, true
+	}
+	for _, c := range found.late {
+		p.producerID = max(p.producerID, c.ProducerID)
+		for _, t := range c.Topics {
+			late[t.ID] = t
+		}
 	}
 	for _, c := range found.older {
 		p.producerID = max(p.producerID, c.ProducerID)
@@ -31,16 +39,19 @@ func (p *Plan) nameTopics(found *catalogues) {
 		}
 	}
 	for _, id := range slices.SortedFunc(maps.Keys(p.strangers()), func(a, b tiering.TopicID) int { return bytes.Compare(a[:], b[:]) }) {
+		t, some := late[id]
 		switch {
 		case known[id]:
-		case gone[id]:
+		case some && !names[t.Name]: // it has records, and nothing proves that it was deleted
+			p.topics, names[t.Name] = append(p.topics, t), true
+		case gone[id] && !some:
 			p.Report.Deleted = append(p.Report.Deleted, id.String())
 		default:
 			p.adoptTopic(id)
 		}
 	}
 	slices.SortFunc(p.topics, func(a, b catalogue.Topic) int { return cmp.Compare(a.Name, b.Name) })
-	p.Report.Topics = len(p.topics)
+	p.Report.Topics, p.seenProducerID = len(p.topics), p.producerID
 }
 
 // strangers returns the topics that have records, with their greatest partition, and where that is.
