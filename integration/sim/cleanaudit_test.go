@@ -164,10 +164,10 @@ func (a *auditor) mayGo(log *auditedLog, at tiering.Offset, v verdict) string {
 		return "nobody asked for log compaction"
 	case at >= v.stable:
 		return "it is not stable"
-	case b.control && b.commit && !passed:
-		return "its delete horizon has not passed"
 	case b.control && a.hasData(log, b.key, v.start):
 		return "data of its transaction is left"
+	case b.control && b.commit && !passed: // of an aborted one nobody is told any more
+		return "its delete horizon has not passed"
 	case b.control:
 		a.note("tier marker")
 		a.unmark(log, at, v)

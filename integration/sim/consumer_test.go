@@ -245,7 +245,11 @@ func (o *operator) run(ctx context.Context) {
 		case k == 1 && o.w.shape.topicOp && i < 12:
 			o.create(ctx, fmt.Sprintf("x%d", o.rnd.IntN(2)))
 		case k == 3 && part.keeps.later && !part.keeps.confirmed:
-			o.compact(ctx, part)
+			part.keeps.asked.Store(true)
+			part.keeps.confirmed = o.alter(ctx, part, "cleanup.policy", part.keeps.policy())
+		case k == 3 && part.keeps.bytes >= 0 && !part.keeps.confirmed:
+			part.keeps.least.Store(part.keeps.bytes / 2)
+			part.keeps.confirmed = o.alter(ctx, part, "retention.bytes", fmt.Sprint(part.keeps.bytes/2))
 		case k == 2 && o.w.shape.topicOp && parts[len(parts)-1].topic[0] == 'x':
 			o.w.deleteTopic(ctx, parts[len(parts)-1].topic, o.rnd)
 		default:
@@ -268,22 +272,25 @@ func (o *operator) create(ctx context.Context, name string) {
 	}
 }
 
-// compact changes the cleanup policy of a topic that has records.
-func (o *operator) compact(ctx context.Context, part *partition) {
+// alter changes a config of a topic that has records, and reports whether that was confirmed.
+func (o *operator) alter(ctx context.Context, part *partition, config, value string) bool {
 	p := o.w.anyNode(o.rnd).serving()
 	if p == nil || p.gate.pass(ctx) != nil {
-		return
+		return false
 	}
-	part.keeps.asked.Store(true)
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	_, err := p.ports().Changes.AlterConfigs(ctx, part.topic, func(old map[string]string) (map[string]string, error) {
 		c := maps.Clone(old)
-		c["cleanup.policy"] = part.keeps.policy()
+		c[config] = value
 		return c, nil
 	})
-	part.keeps.confirmed = err == nil && p.gate.pass(ctx) == nil
-	o.w.history.add(o.name, "compact", part, "%s: %v", part.topic, err)
+	o.w.history.add(o.name, "alter", part, "%s: %s=%s: %v", part.topic, config, value, err)
+	if err != nil || p.gate.pass(ctx) != nil {
+		return false
+	}
+	o.w.note("tier policy changed")
+	return true
 }
 
 // list asks for the first or the last offset.

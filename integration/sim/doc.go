@@ -24,8 +24,7 @@
 //
 //   - a replacement keeps every batch of a partition that is not compacted, byte for byte; of a
 //     compacted one every record at its offset but those that a newer one of its key
-//     supersedes, that are aborted, or whose delete horizon has passed; an abort marker
-//     goes with its transaction
+//     supersedes, that are aborted, or whose delete horizon has passed
 //   - extents lie end to end, say what they hold, and are stamped; manifests say what they said
 //   - nothing that any state, manifest or pointer names is deleted; in the end nothing else is left
 //   - log starts move by policy or on request only; readers are told of exactly what is void

@@ -274,9 +274,10 @@ func (a *auditor) trimmed(s *auditedShard, tp tiering.TopicPartition, from tieri
 		return
 	}
 	keeps, left := part.keeps, int64(0)
+	least := keeps.least.Load()
 	bySize := from // what lies before may go because enough is left
-	for i := len(log.batches) - 1; i >= 0 && keeps.bytes >= 0; i-- {
-		if left += log.batches[i].size; left >= keeps.bytes {
+	for i := len(log.batches) - 1; i >= 0 && least >= 0; i-- {
+		if left += log.batches[i].size; left >= least {
 			bySize = log.batches[i].base
 			break
 		}

@@ -269,6 +269,12 @@ var sweepBugs = []bug{
 	{"the sweeper does not run: garbage stays", 20, []string{"garbage"}, func() plant {
 		return plant{tune: func(w *world) { w.config.GCInterval = time.Hour }}
 	}},
+	{"retention does not run: data stays", 100, []string{"overdue: retention."}, func() plant {
+		return plant{tune: func(w *world) { w.config.RetentionInterval = 10 * time.Minute }}
+	}},
+	{"log compaction does not run", 100, []string{"overdue: is compacted up to"}, func() plant {
+		return plant{tune: func(w *world) { w.shape.compact, w.config.CleanEvery = true, time.Hour }}
+	}},
 	{"a sweeper that never sees manifests as garbage", 300, []string{"garbage"}, func() plant {
 		return plant{wrapObjects: func(_ *world, _ *process, s objstore.Store) objstore.Store { return &keeper{objectBug{s}} }}
 	}},

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -135,8 +136,8 @@ func (w *world) awaitTidy(ctx context.Context) {
 		if !w.audit.await(ctx, w.server.Revision()) {
 			return
 		}
-		left := w.audit.unnamed(ctx)
-		if len(left) == 0 {
+		left, overdue := w.audit.unnamed(ctx), w.audit.overdue()
+		if len(left) == 0 && len(overdue) == 0 {
 			return
 		}
 		if time.Since(began) > latePuts && !poked {
@@ -144,6 +145,12 @@ func (w *world) awaitTidy(ctx context.Context) {
 			w.poke(ctx)
 		}
 		if time.Since(began) > tidyTime || !sleep(ctx, 500*time.Millisecond) {
+			for _, what := range overdue {
+				w.fail("overdue", nil, "%v after nobody works any more %s", time.Since(began), what)
+			}
+			if len(left) == 0 {
+				return
+			}
 			w.fail("garbage", nil, "%v after nobody works any more %d objects that nothing names are still there: %v", time.Since(began), len(left), left[:min(4, len(left))])
 			return
 		}
@@ -155,4 +162,41 @@ func (w *world) poke(ctx context.Context) {
 	p := w.newProducer(99, false)
 	p.left = 1
 	p.run(ctx)
+}
+
+// overdue says what retention and log compaction should have done by now.
+func (a *auditor) overdue() (out []string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	c := &a.w.config
+	for _, s := range a.shards {
+		for _, tp := range s.state.Partitions() {
+			p, log := s.state.Partition(tp), a.log(tp)
+			all := slices.DeleteFunc(log.tiers.all(), func(e tiering.Extent) bool { return e.End() <= p.LogStart })
+			if log.part.gone.Load() || len(all) == 0 {
+				continue
+			}
+			keeps, bytes := log.part.keeps, int64(0)
+			for i := range all {
+				bytes += int64(all[i].Length)
+			}
+			policy := keeps.bytes
+			if keeps.confirmed {
+				policy = keeps.least.Load()
+			}
+			if policy >= 0 && bytes-int64(all[0].Length) >= policy {
+				out = append(out, fmt.Sprintf("%s has %d bytes, %d without its first extent; retention.bytes is %d", log.part.name, bytes, bytes-int64(all[0].Length), policy))
+			}
+			latest := time.UnixMilli(all[0].MaxTimestamp)
+			if keeps.age >= 0 && !all[0].IsHole() && time.Since(latest) > keeps.age+min(2*c.RetentionInterval, 5*time.Second) {
+				out = append(out, fmt.Sprintf("%s has an extent of %v; retention.ms is %v", log.part.name, latest, keeps.age))
+			}
+			last := log.batches[len(log.batches)-1]
+			settled := keeps.compact && (keeps.confirmed || !keeps.later) && keeps.maxLag < time.Minute && s.state.InlineExtents() == 0
+			if settled && p.Cleaned < last.base && p.LogStart < last.base && time.Since(time.UnixMilli(last.time)) > keeps.maxLag+min(5*c.CleanEvery, 10*time.Second) {
+				out = append(out, fmt.Sprintf("%s is compacted up to offset %d of %d (last batch at %d); max.compaction.lag.ms is %v", log.part.name, p.Cleaned, p.Next, last.base, keeps.maxLag))
+			}
+		}
+	}
+	return out
 }

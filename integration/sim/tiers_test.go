@@ -19,7 +19,8 @@ type keeping struct {
 	age             time.Duration // retention.ms, below 0: for ever
 	bytes           int64         // retention.bytes, below 0: without limit
 	deleteRetention time.Duration
-	minLag          time.Duration
+	minLag, maxLag  time.Duration
+	least           atomic.Int64 // smallest retention.bytes that was asked for
 
 	later     bool        // cleanup.policy is changed when the topic has records
 	asked     atomic.Bool // log compaction was asked for
@@ -61,6 +62,8 @@ func (w *world) keep(topic string) *keeping {
 	}
 	k.deleteRetention = pick(r, time.Second, 3*time.Second, 10*time.Second)
 	k.minLag = pick(r, 0, 0, time.Second)
+	k.maxLag = max(k.minLag, pick(r, time.Second, time.Hour))
+	k.least.Store(k.bytes)
 	k.later = k.compact && r.IntN(3) == 0
 	k.asked.Store(k.compact && !k.later)
 	return k
@@ -81,7 +84,7 @@ func (k *keeping) configs(r *rand.Rand) map[string]string {
 	}
 	c["delete.retention.ms"], c["min.compaction.lag.ms"] = ms(k.deleteRetention), ms(k.minLag)
 	c["min.cleanable.dirty.ratio"] = pick(r, "0.01", "0.3")
-	c["max.compaction.lag.ms"] = ms(max(k.minLag, pick(r, time.Second, time.Hour)))
+	c["max.compaction.lag.ms"] = ms(k.maxLag)
 	return c
 }
 
@@ -103,7 +106,7 @@ func (w *world) tiers(r *rand.Rand) {
 var tierNames = []string{
 	"tier replaced", "tier manifest", "tier unarchived", "tier hole", "tier superseded", "tier aborted data", "tier tombstone",
 	"tier marker", "tier cleaned", "tier trimmed by age", "tier trimmed by size", "tier trimmed by an operator", "tier deleted segment", "tier deleted manifest",
-	"tier deleted snapshot", "tier no effect", "tier list cut", "tier topic again",
+	"tier deleted snapshot", "tier no effect", "tier list cut", "tier topic again", "tier policy changed",
 }
 
 // countTiers counts what jobs have done. The caller holds mu.
