@@ -21,13 +21,15 @@ type batchMark struct {
 // given, in records that are lost. Batches of transactions are left: what became of those stands
 // in other records.
 func (a *adoption) merged(ctx context.Context, s *rebuilt, chunks []flush) error {
+	looked := make([]bool, len(chunks))
 	for progress := true; progress; {
 		progress = false
-		for _, f := range chunks {
+		for i, f := range chunks {
 			tp := f.entry.TopicPartition
-			if t := a.topics[tp.Topic]; t == nil || tp.Partition >= t.Partitions || f.entry.Base != s.state.Partition(tp).Next {
+			if t := a.topics[tp.Topic]; t == nil || tp.Partition >= t.Partitions || looked[i] || f.entry.Base > s.state.Partition(tp).Next {
 				continue
 			}
+			looked[i] = true // once: what it does not prove now it never will
 			taken, err := a.stamped(ctx, s, f)
 			if err != nil {
 				return err
@@ -38,7 +40,8 @@ func (a *adoption) merged(ctx context.Context, s *rebuilt, chunks []flush) error
 	return nil
 }
 
-// stamped takes up the first batches of a chunk, as far as each begins where the one before ends.
+// stamped takes up the batches of a chunk from the partition's end on, as far as each begins where
+// the one before ends.
 func (a *adoption) stamped(ctx context.Context, s *rebuilt, f flush) (taken bool, err error) {
 	tp := f.entry.TopicPartition
 	seg := segment.Segment{Size: f.Size}
@@ -55,7 +58,11 @@ func (a *adoption) stamped(ctx context.Context, s *rebuilt, f flush) (taken bool
 	var marks []batchMark
 	for len(b) > 0 {
 		var v batch.View
-		if v, b, err = batch.Next(b); err != nil || v.IsTransactional() || v.IsControl() || v.BaseOffset() != int64(from)+e.Count {
+		if v, b, err = batch.Next(b); err == nil && v.BaseOffset() < int64(from) {
+			e.Position += tiering.Position(len(v))
+			continue
+		}
+		if err != nil || v.IsTransactional() || v.IsControl() || v.BaseOffset() != int64(from)+e.Count {
 			break
 		}
 		marks = append(marks, batchMark{tp, v.CRC(), len(v)})
