@@ -13,6 +13,7 @@ import (
 	mathrand "math/rand/v2"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -35,6 +36,10 @@ func newLog(p process, s *settings.Settings) (*slog.Logger, error) {
 	return slog.New(slog.NewTextHandler(p.stderr, opts)), nil
 }
 
+// selfTestRetries let an agent start while the object store throttles or fails now and then, when
+// agents are needed most. Not more: who gave a wrong address waits for them to hear of it.
+var selfTestRetries = objstore.RetryConfig{Attempts: 5, Cap: time.Second}
+
 // openStore opens the object store at url and tries out whether it can be relied on.
 // Its errors name the setting.
 func openStore(ctx context.Context, url string) (objstore.Store, error) {
@@ -42,7 +47,7 @@ func openStore(ctx context.Context, url string) (objstore.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := open.SelfTest(ctx, store, rand.Text()); err != nil {
+	if err := open.SelfTest(ctx, objstore.Retry(store, newRand(), selfTestRetries), rand.Text()); err != nil {
 		return nil, fmt.Errorf("%w (give a --store that can, with credentials that may put, get, list and delete)", err)
 	}
 	return store, nil

@@ -84,7 +84,7 @@ func (c *cluster) audit(swept float64) {
 	c.await("two more sweeps, and less than 1 % of the bytes without a name", func(context.Context) error {
 		r = checked{}
 		if err := c.command(&r, "fsck"); err != nil {
-			return err
+			return fmt.Errorf("%w: %s", err, r.Findings)
 		}
 		if n := c.sweeps() - swept; n < 2 || r.unnamed() >= mostUnnamed {
 			return fmt.Errorf("%.0f more sweeps; of %d bytes %.2f %% have no name: %+v", n, r.Bucket.Bytes, 100*r.unnamed(), r.Unnamed)
