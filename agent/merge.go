@@ -44,6 +44,7 @@ func (a *Agent) merge(ctx context.Context, l *life) {
 	}, compaction.MergeParts{
 		Journals: l.jobs.journals, Claims: l.jobs.claims, Policies: l.jobs.policies, Reader: a.cache, Writer: l.jobs.writer,
 		Pace: l.jobs.pace, Hot: a.cache.Has, Now: time.Now, Log: a.parts.Log,
+		Sparse: a.questions.sparse.Load,
 	})
 	a.merging.follow(m.Stats)
 	defer a.merging.follow(nil)
@@ -111,6 +112,7 @@ func newMerging(reg prometheus.Registerer) *merging {
 			{desc("floe_merge_runs_total", "Runs of extents that became one."), func(s compaction.MergeStats) int64 { return s.Runs }},
 			{desc("floe_merge_extents_total", "Extents that were merged."), func(s compaction.MergeStats) int64 { return s.Extents }},
 			{desc("floe_merge_read_bytes_total", "Bytes of record batches read by merging, from memory most of the time."), func(s compaction.MergeStats) int64 { return s.Read }},
+			{desc("floe_merge_packed_bytes_total", "Bytes of these that lay on segments that were mostly dead."), func(s compaction.MergeStats) int64 { return s.Packed }},
 			{desc("floe_merge_manifests_total", "Manifests stored."), func(s compaction.MergeStats) int64 { return s.Manifests }},
 			{desc("floe_merge_archived_total", "Extents that moved into manifests."), func(s compaction.MergeStats) int64 { return s.Archived }},
 			{desc("floe_merge_failures_total", "Merges that failed."), func(s compaction.MergeStats) int64 { return s.Failures }},
@@ -143,6 +145,7 @@ func (m *merging) statsLocked() compaction.MergeStats {
 	s.Runs += n.Runs
 	s.Extents += n.Extents
 	s.Read += n.Read
+	s.Packed += n.Packed
 	s.Manifests += n.Manifests
 	s.Archived += n.Archived
 	s.Failures += n.Failures

@@ -14,6 +14,7 @@ import (
 	"github.com/floelog/floe/agent/group"
 	"github.com/floelog/floe/agent/peer"
 	"github.com/floelog/floe/agent/txn"
+	"github.com/floelog/floe/compaction"
 	"github.com/floelog/floe/metadata"
 	"github.com/floelog/floe/metadata/journal"
 	"github.com/floelog/floe/metadata/membership"
@@ -31,6 +32,7 @@ type questions struct {
 	groups *coordinator.Shell
 	txns   *coordinator.Shell
 	marks  *marker
+	sparse atomic.Pointer[compaction.Sparse] // segments that are mostly dead; nil: none are known
 }
 
 // coordinate makes the coordinators of groups and transactions.
@@ -98,6 +100,7 @@ var answers = map[string]func(ctx context.Context, q *questions, id tiering.Shar
 	configsQuestion.kind:      configsQuestion.answer,
 	alterConfigsQuestion.kind: alterConfigsQuestion.answer,
 	changeKind:                answerChange,
+	sparseKind:                answerSparse,
 }
 
 func askShell[Out any](ctx context.Context, s *coordinator.Shell, id tiering.ShardID, in any) (out Out, err error) {

@@ -30,6 +30,7 @@ func (c *Config) tidyDefaults() {
 // sweep deletes from the object store what nothing names, as long as this agent leads shard 0.
 func (a *Agent) sweep(ctx context.Context, l *life) {
 	var s *sweep.Sweeper // nil: not the leader
+	var news *sparseNews
 	next := time.NewTimer(0)
 	defer next.Stop()
 	defer a.tidying.forget()
@@ -48,7 +49,8 @@ func (a *Agent) sweep(ctx context.Context, l *life) {
 			continue
 		}
 		if s == nil {
-			s = a.newSweeper(l)
+			news = &sparseNews{}
+			s = a.newSweeper(news)
 			next.Reset(min(firstSweep, a.cfg.GCInterval))
 		}
 		select {
@@ -61,14 +63,15 @@ func (a *Agent) sweep(ctx context.Context, l *life) {
 		if _, err := s.Tick(ctx); err != nil && ctx.Err() == nil {
 			a.parts.Log.Info("looking whether a sweep is due", "err", err)
 		}
+		news.spread(ctx, a)
 		next.Reset(a.cfg.GCInterval)
 	}
 }
 
-func (a *Agent) newSweeper(l *life) *sweep.Sweeper {
-	return sweep.New(sweep.Config{Keys: a.keys, Cluster: a.cluster.cluster.ID, Grace: max(0, a.cfg.GCGrace)}, sweep.Parts{
+func (a *Agent) newSweeper(news *sparseNews) *sweep.Sweeper {
+	return sweep.New(sweep.Config{Keys: a.keys, Cluster: a.cluster.cluster.ID, Grace: max(0, a.cfg.GCGrace), SparseAge: sparseAges * a.cfg.MergeAge}, sweep.Parts{
 		Meta: a.parts.Meta, Objects: a.parts.Objects, Shards: a.set, Manifests: a.manifests,
-		Now: time.Now, Nonce: nonce, Log: a.parts.Log, Observe: a.tidying.swept,
+		Now: time.Now, Nonce: nonce, Log: a.parts.Log, Observe: a.tidying.swept, Sparse: news.learn,
 	})
 }
 

@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/floelog/floe/compaction/job"
+	"github.com/floelog/floe/compaction/plan"
 	"github.com/floelog/floe/metadata/shard"
 	"github.com/floelog/floe/protocol/batch"
 	"github.com/floelog/floe/tiering"
@@ -116,7 +117,7 @@ func build(c *candidate, data [][][]byte) (run job.Run, err error) {
 		w.Length += e.Length
 		w.MaxTimestamp = max(w.MaxTimestamp, e.MaxTimestamp)
 	}
-	if len(run.With) >= len(c.extents) {
+	if len(run.With) >= len(c.extents) && c.why != plan.Sparse {
 		return run, errFutile
 	}
 	return run, nil

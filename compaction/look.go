@@ -10,6 +10,7 @@ import (
 	"github.com/floelog/floe/compaction/plan"
 	"github.com/floelog/floe/metadata/shard"
 	"github.com/floelog/floe/tiering"
+	"github.com/floelog/floe/tiering/manifest"
 )
 
 // look is what a shard's view showed.
@@ -42,6 +43,8 @@ type candidate struct {
 	since     time.Time
 }
 
+func (c *candidate) key() runKey { return runKey{c.partition, c.extents[0].Base} }
+
 // archivable is a run that is to move into a manifest.
 type archivable struct {
 	shard     tiering.ShardID
@@ -58,6 +61,7 @@ type pack struct {
 
 // look brings looks up to date: shards whose views have not moved are passed over.
 func (m *Merger) look() {
+	m.hear()
 	claimed := m.parts.Claims.Claimed()
 	for id := range m.looks {
 		if !slices.Contains(claimed, id) {
@@ -79,6 +83,18 @@ func (m *Merger) look() {
 	m.count(func(s *MergeStats) { s.Backlog, s.MostExtents = backlog, most })
 }
 
+// hear takes the newest list of sparse segments, and forgets what was planned by another.
+func (m *Merger) hear() {
+	now := m.parts.Sparse()
+	if now == m.sparse {
+		return
+	}
+	m.sparse = now
+	for _, l := range m.looks {
+		l.seq, l.idle = math.MaxUint64, map[tiering.TopicPartition]seen{}
+	}
+}
+
 // snapshot is what a plan needs of a partition.
 type snapshot struct {
 	partition tiering.TopicPartition
@@ -98,7 +114,7 @@ func (m *Merger) lookAt(id tiering.ShardID, before *look) *look {
 	m.parts.Journals.View(id).Read(func(s *shard.State) {
 		l.seq = s.Seq
 		for _, tp := range s.Partitions() {
-			if p := s.Partition(tp); len(p.Extents) > 1 {
+			if p := s.Partition(tp); len(p.Extents) > 1 || len(p.Extents) == 1 && m.sparse.has(p.Extents[0].Segment) {
 				all = append(all, snapshot{tp, p.Extents, p.Epochs, p.Cleaned})
 			}
 		}
@@ -137,8 +153,14 @@ func (m *Merger) planFor(l, before *look, id tiering.ShardID, p *snapshot, now s
 	if now.policy.Compact {
 		in.Cleaned = p.cleaned
 	}
+	if m.sparse != nil {
+		in.Sparse = m.sparse.has
+	}
 	merges := m.cfg.Rules.Merges(&in)
 	n := m.cfg.Rules.Archive(&in, merges)
+	if n == 0 {
+		n = m.stuck(p, merges)
+	}
 	if now.policy.Compact {
 		n = 0 // log compaction would turn the manifest back into extents
 	}
@@ -153,6 +175,23 @@ func (m *Merger) planFor(l, before *look, id tiering.ShardID, p *snapshot, now s
 	}
 }
 
+// stuck returns how many of a long partition's first extents should move into a manifest as they
+// are, because the last ones of them could not be merged for long; 0 for none.
+func (m *Merger) stuck(p *snapshot, merges []plan.Merge) int {
+	if limit := m.cfg.Rules.Manifest; len(merges) == 0 || len(p.extents) <= limit+limit/2 {
+		return 0
+	}
+	first := merges[0]
+	if m.failed[runKey{p.partition, p.extents[first.From].Base}].pause < stuckPause {
+		return 0
+	}
+	n := min(first.To, manifest.MaxExtents)
+	if slices.ContainsFunc(p.extents[:n], tiering.Extent.IsInline) {
+		return 0
+	}
+	return n
+}
+
 // note adds the candidates of a partition to a look.
 func (m *Merger) note(l, before *look, id tiering.ShardID, p *snapshot, merges []plan.Merge) {
 	since, ok := before.since[p.partition]
@@ -165,7 +204,8 @@ func (m *Merger) note(l, before *look, id tiering.ShardID, p *snapshot, merges [
 	}
 }
 
-// due returns the candidates whose time has come.
+// due returns the candidates whose time has come. Those of tiers, and what lies on sparse segments,
+// wait for each other, so that they share segments.
 func (m *Merger) due() (out []candidate) {
 	now := m.parts.Now()
 	var tiers []candidate
@@ -173,9 +213,9 @@ func (m *Merger) due() (out []candidate) {
 	old := false
 	for _, l := range m.looks {
 		for _, c := range l.found {
-			switch f, failed := m.failed[c.partition]; {
-			case failed && now.Before(f.until):
-			case c.why == plan.Tier:
+			switch f, failed := m.failed[c.key()]; {
+			case failed && now.Before(f.until), m.isSilent(c.shard):
+			case c.why == plan.Tier || c.why == plan.Sparse:
 				tiers = append(tiers, c)
 				bytes += c.bytes
 				old = old || now.Sub(c.since) >= m.cfg.Age

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -33,6 +34,9 @@ type MergeParts struct {
 	Reader   job.Reader
 	Writer   *job.Writer
 	Pace     *job.Pace
+	// Sparse returns the segments that are mostly dead; nil: none are known. A list that differs
+	// from the one before is another *Sparse.
+	Sparse func() *Sparse
 	// Hot reports whether a range is in memory; nil: nothing is.
 	Hot func(cache.Range) bool
 	Now func() time.Time
@@ -40,15 +44,45 @@ type MergeParts struct {
 }
 
 const (
-	// failPause is for how long a partition whose extents could not be read is left alone at
-	// first, and maxFailPause after many failures. What is damaged stays so, and is reported
+	// failPause is for how long a run of extents that could not be read is left alone at first,
+	// and maxFailPause after many failures. What is damaged stays so, and is reported
 	// each time; what was just slow to be seen is gone with the next look.
 	failPause    = 10 * time.Second
 	maxFailPause = time.Hour
+	// stuckPause is the pause of a run that may be archived as it is, so that a damaged object does
+	// not keep what is behind it in the partition's state for ever. Shorter: what the store could
+	// not answer for a moment would never be merged. Longer: the state grows for longer.
+	stuckPause = 5 * time.Minute
 	// maxRuns bounds the runs of one segment, so that its replacements are some 2 MiB of
 	// journal records at most. Fewer would cost more PUTs where there are very many partitions.
 	maxRuns = 1 << 14
+	// silentPause is for how long a shard whose leader did not answer is left alone. Shorter: what
+	// is merged for it is stored in vain again and again. Longer: it waits when it is well again.
+	silentPause = time.Minute
 )
+
+// Sparse are segments of which so little is live that they are worth being emptied: what extents
+// name of them becomes part of other segments. Nobody may change it.
+type Sparse struct {
+	segments map[tiering.SegmentID]struct{}
+}
+
+// NewSparse returns the given segments.
+func NewSparse(segments []tiering.SegmentID) *Sparse {
+	s := &Sparse{make(map[tiering.SegmentID]struct{}, len(segments))}
+	for _, id := range segments {
+		s.segments[id] = struct{}{}
+	}
+	return s
+}
+
+func (s *Sparse) has(id tiering.SegmentID) bool {
+	if s == nil {
+		return false
+	}
+	_, ok := s.segments[id]
+	return ok
+}
 
 // Merger merges the extents of the shards that this agent claims, and archives them. Tick is
 // called by one goroutine; Stats by any.
@@ -61,13 +95,22 @@ type Merger struct {
 	cfg    MergeConfig
 	parts  MergeParts
 	looks  map[tiering.ShardID]*look
-	failed map[tiering.TopicPartition]failure
+	failed map[runKey]failure
+	silent map[tiering.ShardID]time.Time // left alone until then
+	sparse *Sparse                       // that looks were made by
 
 	mu    sync.Mutex // guards the following
 	stats MergeStats
 }
 
-// failure keeps a partition from being tried over and over.
+// runKey tells a run of extents from the others of its partition. It is nearly always the same run
+// that is planned again while it cannot be merged.
+type runKey struct {
+	partition tiering.TopicPartition
+	base      tiering.Offset
+}
+
+// failure keeps a run from being tried over and over.
 type failure struct {
 	until time.Time
 	pause time.Duration
@@ -79,6 +122,7 @@ type MergeStats struct {
 	Runs      int64    // that were replaced by one extent
 	Extents   int64    // that these had
 	Read      int64    // bytes of them
+	Packed    int64    // of these, bytes that lay on sparse segments
 	Written   [3]int64 // bytes, by level of the segment
 	Manifests int64    // stored
 	Archived  int64    // extents that moved into them
@@ -93,7 +137,11 @@ func NewMerger(cfg MergeConfig, parts MergeParts) *Merger {
 	if parts.Hot == nil {
 		parts.Hot = func(cache.Range) bool { return false }
 	}
-	return &Merger{cfg: cfg, parts: parts, looks: map[tiering.ShardID]*look{}, failed: map[tiering.TopicPartition]failure{}}
+	if parts.Sparse == nil {
+		parts.Sparse = func() *Sparse { return nil }
+	}
+	return &Merger{cfg: cfg, parts: parts, looks: map[tiering.ShardID]*look{}, failed: map[runKey]failure{},
+		silent: map[tiering.ShardID]time.Time{}}
 }
 
 // Stats returns what was done so far.
@@ -113,30 +161,61 @@ func (m *Merger) count(f func(*MergeStats)) {
 // no request.
 func (m *Merger) Tick(ctx context.Context) error {
 	m.look()
-	maps.DeleteFunc(m.failed, func(_ tiering.TopicPartition, f failure) bool {
+	maps.DeleteFunc(m.failed, func(_ runKey, f failure) bool {
 		return m.parts.Now().Sub(f.until) > maxFailPause
 	})
+	maps.DeleteFunc(m.silent, func(_ tiering.ShardID, until time.Time) bool { return !m.parts.Now().Before(until) })
 	for _, s := range m.packs(m.due()) {
 		if err := m.merge(ctx, s); err != nil {
 			m.count(func(s *MergeStats) { s.Failures++ })
-			return err
+			var silent *job.UnansweredError
+			if !errors.As(err, &silent) || ctx.Err() != nil {
+				return err
+			}
+			m.hush(err, silent.Shards...)
 		}
 	}
 	for _, l := range m.looks {
-		for _, a := range l.old {
+		old := l.old
+		for _, a := range old {
+			if m.isSilent(a.shard) {
+				break // all of a look are of one shard
+			}
 			if err := m.archive(ctx, a); err != nil {
 				m.count(func(s *MergeStats) { s.Failures++ })
-				return err
+				if !errors.Is(err, job.ErrUnanswered) || ctx.Err() != nil {
+					return err
+				}
+				m.hush(err, a.shard)
 			}
 		}
-		l.old = nil
+		if len(old) > 0 && !m.isSilent(old[0].shard) {
+			l.old = nil
+		}
 	}
 	return nil
+}
+
+func (m *Merger) isSilent(id tiering.ShardID) bool {
+	_, silent := m.silent[id]
+	return silent
+}
+
+// hush leaves shards alone for a while, so that the others do not wait for them.
+func (m *Merger) hush(err error, ids ...tiering.ShardID) {
+	for _, id := range ids {
+		m.silent[id] = m.parts.Now().Add(silentPause)
+	}
+	m.parts.Log.Warn("shards do not answer; they are left alone for now", "shards", ids, "again in", silentPause, "err", err)
 }
 
 // merge stores one segment of merged runs. What cannot be read is left out, and set aside for
 // a while.
 func (m *Merger) merge(ctx context.Context, s pack) error {
+	s.of = slices.DeleteFunc(s.of, func(c candidate) bool { return m.isSilent(c.shard) })
+	if len(s.of) == 0 {
+		return nil
+	}
 	if err := m.parts.Pace.Spend(ctx, s.bytes); err != nil {
 		return err
 	}
@@ -146,7 +225,7 @@ func (m *Merger) merge(ctx context.Context, s pack) error {
 		return ctx.Err()
 	}
 	seg := job.Segment{Level: s.level, Purpose: objstore.Merge, Offer: hot}
-	read, extents := int64(0), 0
+	read, packed, extents := int64(0), int64(0), 0
 	for i := range s.of {
 		c, run, err := &s.of[i], job.Run{}, errs[i]
 		if err == nil {
@@ -156,8 +235,12 @@ func (m *Merger) merge(ctx context.Context, s pack) error {
 			m.setAside(c, err)
 			continue
 		}
-		delete(m.failed, c.partition)
+		delete(m.failed, c.key())
 		read += c.bytes
+		if c.why == plan.Sparse {
+			seg.Bare = true // what it carried would be dead soon, and make it sparse
+			packed += c.bytes
+		}
 		extents += len(c.extents)
 		seg.Runs = append(seg.Runs, run)
 	}
@@ -166,6 +249,14 @@ func (m *Merger) merge(ctx context.Context, s pack) error {
 	}
 	runs := len(seg.Runs)
 	written, err := m.parts.Writer.Store(ctx, seg)
+	var bad *job.CorruptError
+	if errors.As(err, &bad) {
+		runs -= len(bad.Runs)
+		m.setAsideAll(&s, bad)
+		if err == error(bad) {
+			err = nil
+		}
+	}
 	m.count(func(st *MergeStats) {
 		st.Read += read
 		if written > 0 {
@@ -173,6 +264,7 @@ func (m *Merger) merge(ctx context.Context, s pack) error {
 			st.Written[s.level] += written
 		}
 		if err == nil {
+			st.Packed += packed
 			st.Runs += int64(runs)
 			st.Extents += int64(extents)
 		}
@@ -183,19 +275,30 @@ func (m *Merger) merge(ctx context.Context, s pack) error {
 	return nil
 }
 
-// setAside leaves a partition alone for a while, longer each time.
+// setAsideAll leaves the runs alone whose batches are not what their extents say.
+func (m *Merger) setAsideAll(s *pack, bad *job.CorruptError) {
+	for _, r := range bad.Runs {
+		for i := range s.of {
+			if c := &s.of[i]; c.partition == r.Partition && c.extents[0].Base == r.Base {
+				m.setAside(c, r.Err)
+			}
+		}
+	}
+}
+
+// setAside leaves a run alone for a while, longer each time.
 func (m *Merger) setAside(c *candidate, err error) {
 	if m.gone(c) {
 		return // it was replaced or trimmed meanwhile, and its objects may be gone too
 	}
-	f := m.failed[c.partition]
+	f := m.failed[c.key()]
 	f.pause = min(max(2*f.pause, failPause), maxFailPause)
 	if errors.Is(err, errFutile) {
-		m.failed[c.partition] = failure{m.parts.Now().Add(maxFailPause), maxFailPause}
+		m.failed[c.key()] = failure{m.parts.Now().Add(maxFailPause), maxFailPause}
 		return
 	}
 	f.until = m.parts.Now().Add(f.pause)
-	m.failed[c.partition] = f
+	m.failed[c.key()] = f
 	m.count(func(s *MergeStats) { s.Failures++ })
 	m.parts.Log.Warn("extents could not be merged and stay as they are for now", "shard", c.shard, "partition", c.partition,
 		"offset", c.extents[0].Base, "extents", len(c.extents), "again in", f.pause, "err", err)

@@ -73,6 +73,7 @@ type Segment struct {
 	Level   uint8            // 1: runs of many partitions, 2: of one
 	Purpose objstore.Purpose // of the request
 	Offer   bool             // it holds what is likely to be read soon
+	Bare    bool             // it carries no journal records
 	Runs    []Run
 }
 
@@ -82,9 +83,9 @@ type Segment struct {
 // batches, nothing is stored. It returns the bytes that the segment has. The runs are the
 // Writer's from now on.
 //
-// An error that is objstore.ErrCorrupt says that the batches of a run do not cover its
-// extents: nothing was stored. After any other error some of the replacements may be in
-// force; if ctx has ended, or if it is an *UnansweredError, some may still come into force.
+// A *CorruptError, if it is not part of another error, says that all went well but for the runs
+// that it names. After any other error some of the replacements may be in force; if ctx has
+// ended, or if it is an *UnansweredError, some may still come into force.
 func (w *Writer) Store(ctx context.Context, seg Segment) (int64, error) {
 	slices.SortStableFunc(seg.Runs, func(a, b Run) int {
 		if c := a.Partition.Compare(b.Partition); c != 0 {
@@ -93,12 +94,21 @@ func (w *Writer) Store(ctx context.Context, seg Segment) (int64, error) {
 		return int(min(1, max(-1, a.With[0].Base-b.With[0].Base)))
 	})
 	seg.Runs = slices.DeleteFunc(seg.Runs, w.late)
-	chunks, err := chunksOf(seg.Runs)
-	if err != nil || len(seg.Runs) == 0 {
-		return 0, err
+	chunks, runs, corrupt := chunksOf(seg.Runs)
+	size, err := w.store(ctx, seg, chunks, runs)
+	switch {
+	case corrupt == nil:
+		return size, err
+	case err == nil:
+		return size, corrupt
 	}
+	return size, errors.Join(err, corrupt)
+}
+
+// store stores the chunks that the runs' batches are, and commits the replacements.
+func (w *Writer) store(ctx context.Context, seg Segment, chunks []segment.Chunk, runs []Run) (int64, error) {
 	if len(chunks) == 0 {
-		return 0, w.commit(ctx, seg.Runs)
+		return 0, w.commit(ctx, runs)
 	}
 	id, done := w.Segments.NextSegment()
 	built, err := w.put(ctx, id, seg, chunks)
@@ -106,13 +116,37 @@ func (w *Writer) Store(ctx context.Context, seg Segment) (int64, error) {
 		done()
 		return 0, err
 	}
-	place(id, built.Entries, seg.Runs)
+	place(id, built.Entries, runs)
 	if seg.Offer && w.Tail != nil {
 		w.Tail.Offer(id, built.Body, built.Size)
 	}
-	err = w.commit(ctx, seg.Runs)
+	err = w.commit(ctx, runs)
 	done()
 	return built.Size, err
+}
+
+// CorruptError names runs whose batches do not cover their extents. They were left out. It is an
+// objstore.ErrCorrupt.
+type CorruptError struct{ Runs []CorruptRun }
+
+// CorruptRun is one of them.
+type CorruptRun struct {
+	Partition tiering.TopicPartition
+	Base      tiering.Offset // of the run
+	Err       error
+}
+
+func (e *CorruptError) Error() string {
+	return fmt.Sprintf("%d runs cannot be replaced, the first is of %s from offset %d on: %v", len(e.Runs), e.Runs[0].Partition, e.Runs[0].Base, e.Runs[0].Err)
+}
+
+// Unwrap returns what is wrong with each run.
+func (e *CorruptError) Unwrap() []error {
+	out := make([]error, len(e.Runs))
+	for i := range e.Runs {
+		out[i] = e.Runs[i].Err
+	}
+	return out
 }
 
 // late reports whether what a run replaces is not there any more, so that nothing is stored for
@@ -128,16 +162,20 @@ func (w *Writer) late(r Run) (late bool) {
 // put builds the segment and stores it.
 func (w *Writer) put(ctx context.Context, id tiering.SegmentID, seg Segment, chunks []segment.Chunk) (*segment.Built, error) {
 	h := segment.Header{Level: seg.Level, ID: id, CreatedAt: w.Now().UnixMilli(), Cluster: w.Cluster}
-	if w.Carrier != nil {
-		h.Carry = w.Carrier.Take()
+	carrier := w.Carrier
+	if seg.Bare {
+		carrier = nil
+	}
+	if carrier != nil {
+		h.Carry = carrier.Take()
 	}
 	built, err := segment.Build(h, chunks)
 	if err == nil {
 		err = w.Objects.Put(objstore.WithPurpose(ctx, seg.Purpose), id.Key(), built.Body)
 	}
 	if err != nil {
-		if w.Carrier != nil {
-			w.Carrier.GiveBack(h.Carry)
+		if carrier != nil {
+			carrier.GiveBack(h.Carry)
 		}
 		return nil, fmt.Errorf("storing segment %s of level %d: %w", id, seg.Level, err)
 	}
@@ -147,41 +185,62 @@ func (w *Writer) put(ctx context.Context, id tiering.SegmentID, seg Segment, chu
 // toStore reports whether the extent's batches are to go into the new segment.
 func toStore(e *tiering.Extent) bool { return !e.IsHole() && e.Segment.IsZero() }
 
-// chunksOf stamps the batches of the runs, which are sorted, and gathers them by partition.
-func chunksOf(runs []Run) ([]segment.Chunk, error) {
-	var out []segment.Chunk
+// chunksOf stamps the batches of the runs, which are sorted, and gathers them by partition. It
+// leaves out, and names, the runs whose batches are not those of their extents: one such
+// partition must not hold up all others.
+func chunksOf(runs []Run) (chunks []segment.Chunk, good []Run, bad *CorruptError) {
 	for i := range runs {
 		r := &runs[i]
-		rest := r.Data
-		epochAt := func(at tiering.Offset) tiering.LeaderEpoch { return shard.EpochAt(r.Epochs, at) }
-		for k := range r.With {
-			e := &r.With[k]
-			if !toStore(e) {
-				continue
+		data, base, err := stamp(r)
+		if err != nil {
+			if bad == nil {
+				bad = &CorruptError{}
 			}
-			var data [][]byte
-			var ok bool
-			if data, rest, ok = cut(rest, int64(e.Length)); !ok {
-				return nil, fmt.Errorf("%w: %s: less than the %d bytes of the extent at %d", segment.ErrCorrupt, r.Partition, e.Length, e.Base)
-			}
-			if n := len(out); n == 0 || out[n-1].TopicPartition != r.Partition {
-				out = append(out, segment.Chunk{Shard: r.Shard, TopicPartition: r.Partition, Base: e.Base})
-			}
-			c := &out[len(out)-1]
-			var end tiering.Offset
-			var err error
-			if c.Slices, end, err = segment.Stamp(c.Slices, data, e.Base, epochAt); err != nil {
-				return nil, fmt.Errorf("%s: the extent at %d: %w", r.Partition, e.Base, err)
-			}
-			if end != e.End() {
-				return nil, fmt.Errorf("%w: %s: the batches of the extent at %d end at %d, not at %d", segment.ErrCorrupt, r.Partition, e.Base, end, e.End())
-			}
+			bad.Runs = append(bad.Runs, CorruptRun{r.Partition, r.With[0].Base, err})
+			continue
 		}
-		if len(rest) > 0 {
-			return nil, fmt.Errorf("%w: %s: more bytes than the extents from %d on have", segment.ErrCorrupt, r.Partition, r.With[0].Base)
+		good = append(good, *r)
+		if len(data) == 0 {
+			continue
+		}
+		if n := len(chunks); n == 0 || chunks[n-1].TopicPartition != r.Partition {
+			chunks = append(chunks, segment.Chunk{Shard: r.Shard, TopicPartition: r.Partition, Base: base})
+		}
+		c := &chunks[len(chunks)-1]
+		c.Slices = append(c.Slices, data...)
+	}
+	return chunks, good, bad
+}
+
+// stamp returns the batches of a run that are to be stored, and the base offset of the first.
+func stamp(r *Run) (out [][]byte, base tiering.Offset, err error) {
+	rest := r.Data
+	epochAt := func(at tiering.Offset) tiering.LeaderEpoch { return shard.EpochAt(r.Epochs, at) }
+	for k := range r.With {
+		e := &r.With[k]
+		if !toStore(e) {
+			continue
+		}
+		if len(out) == 0 {
+			base = e.Base
+		}
+		var data [][]byte
+		var ok bool
+		if data, rest, ok = cut(rest, int64(e.Length)); !ok {
+			return nil, 0, fmt.Errorf("%w: %s: less than the %d bytes of the extent at %d", segment.ErrCorrupt, r.Partition, e.Length, e.Base)
+		}
+		var end tiering.Offset
+		if out, end, err = segment.Stamp(out, data, e.Base, epochAt); err != nil {
+			return nil, 0, fmt.Errorf("%s: the extent at %d: %w", r.Partition, e.Base, err)
+		}
+		if end != e.End() {
+			return nil, 0, fmt.Errorf("%w: %s: the batches of the extent at %d end at %d, not at %d", segment.ErrCorrupt, r.Partition, e.Base, end, e.End())
 		}
 	}
-	return out, nil
+	if len(rest) > 0 {
+		return nil, 0, fmt.Errorf("%w: %s: more bytes than the extents from %d on have", segment.ErrCorrupt, r.Partition, r.With[0].Base)
+	}
+	return out, base, nil
 }
 
 // cut returns the first n bytes of slices and the rest, which is empty if nothing is left.

@@ -10,14 +10,17 @@
 //	          the greatest of them: so much does a byte's extent grow each time that it is written
 //	pressed   where there are still more than Extents of them, the Fan neighbours that have
 //	          the fewest bytes become one, whatever they are
+//	sparse    what lies on a segment that is mostly dead is written elsewhere, however few and
+//	          whatever size it is, so that the segment can go
 //
 // Neighbours do not cross what may not be merged: inline extents, which the roll-up moves; the
 // offset below which log compaction has been done, since what is behind it is not; a run of
 // more time than segment.ms, except when pressed.
 //
 // Invariants:
-//  1. Merges ascend and do not overlap; each is of at least two extents and at most the target.
-//     Those of holes alone write no bytes; all others begin with an extent that has batches.
+//  1. Merges ascend and do not overlap; each is of at least two extents and at most the target,
+//     but for sparse ones: these may be of one extent. Those of holes alone write no bytes; all
+//     others begin with an extent that has batches.
 //  2. When nothing is planned, a partition has at most Extents small extents that have a small
 //     neighbour, and each may have one hole behind it.
 //  3. What Archive moves is nothing that Merges would still merge.
@@ -59,16 +62,20 @@ type Partition struct {
 	Cleaned      tiering.Offset // log compaction has been done below; 0: never
 	SegmentBytes int64          // segment.bytes; 0: no limit
 	SegmentMs    int64          // segment.ms; 0: no limit
+
+	// Sparse reports whether a segment is mostly dead; nil: none is.
+	Sparse func(tiering.SegmentID) bool
 }
 
 // Why says why extents are to be merged.
 type Why uint8
 
-// The reasons, the less urgent ones first.
+// The reasons.
 const (
 	Tier Why = iota
 	Full
 	Pressed
+	Sparse
 )
 
 // Merge says that Extents[From:To] should become one.
@@ -125,7 +132,7 @@ func (s span) len() int { return s.to - s.from }
 
 // Merges returns what should be merged, in order of offsets.
 func (r Rules) Merges(p *Partition) []Merge {
-	if len(p.Extents) < 2 {
+	if len(p.Extents) < 2 && p.Sparse == nil {
 		return nil
 	}
 	pl := r.planner(p)
@@ -146,7 +153,7 @@ func (r Rules) Merges(p *Partition) []Merge {
 	if small > r.Extents {
 		out = pl.pressed(out, loose, small-r.Extents)
 	}
-	return pl.holes(out)
+	return pl.holes(pl.sparse(out))
 }
 
 func (r Rules) planner(p *Partition) *planner {

@@ -39,6 +39,7 @@ type look struct {
 	more    int       // further ones
 	found   []garbage
 	sparse  []Sparse
+	old     int64 // what was stored before, milliseconds since 1970, may be called sparse
 }
 
 // missing is an object that is named and should have been listed.
@@ -187,6 +188,8 @@ func (l *look) markOne(n name, end, length int64, by missing) error {
 	case listed:
 		o.named = true
 		o.live += length
+		o.extents++
+		o.archived = o.archived || !by.manifest.IsZero()
 		t[n.id] = o
 	case l.young(n.id) || !l.window.covers(n):
 	case len(l.missing) < maxProbes:
@@ -291,16 +294,4 @@ func (l *look) discard(g garbage) {
 		return
 	}
 	l.report.Left++
-}
-
-// weigh counts the live part of a segment.
-func (l *look) weigh(id tiering.SegmentID, o object) {
-	l.report.Live += min(o.live, o.size)
-	if 2*o.live >= o.size {
-		return
-	}
-	l.report.Sparse++
-	if len(l.sparse) < maxSparse {
-		l.sparse = append(l.sparse, Sparse{id, o.size, o.live})
-	}
 }

@@ -33,7 +33,9 @@ func (c *cursor) ended() bool { return c.prefix == len(prefixes) }
 type object struct {
 	size, live int64 // bytes; live: that extents name
 	modified   int64 // milliseconds since 1970, by the store's clock
+	extents    int32 // that name it
 	named      bool
+	archived   bool // a manifest names it
 }
 
 // window is the part of the segments and manifests that is looked at in one round: those

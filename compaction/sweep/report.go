@@ -113,15 +113,6 @@ type Object struct {
 	Ripe   bool // it has waited for its grace
 }
 
-// Sparse is a segment of which less than half is named by extents.
-type Sparse struct {
-	ID         tiering.SegmentID
-	Size, Live int64 // bytes
-}
-
-// maxSparse bounds the list of sparse segments: more than a merger rewrites between two sweeps.
-const maxSparse = 10_000
-
 // name is the identity of an object. Segments and manifests, of which there are many, are
 // named by their ids, all others by their keys.
 type name struct {

@@ -102,6 +102,9 @@ type Config struct {
 	Grace   time.Duration // between the first sweep that sees an object as garbage and its deletion
 	DryRun  bool          // nothing is deleted, marked or frozen
 	Window  int           // objects that are held in memory at a time; 0: DefaultWindow
+	// SparseAge is for how long a segment must have been there to be called sparse: half an hour
+	// at most, after which a cluster that rests is swept for the last time.
+	SparseAge time.Duration
 }
 
 // DefaultWindow is how many listed objects are held in memory at a time, some 100 bytes
@@ -138,7 +141,7 @@ type Parts struct {
 	Log       *slog.Logger
 	Observe   func(*Report)  // hears of every sweep; nil: nobody
 	Garbage   func(Object)   // hears of every object that is garbage, in every sweep; nil: nobody
-	Sparse    func([]Sparse) // hears of segments that are mostly dead, after every complete sweep; nil: nobody
+	Sparse    func([]Sparse) // hears of segments that are mostly dead, the worst first, after every complete sweep; nil: nobody
 }
 
 // errFrozen says that somebody has stopped all deletion.
@@ -221,7 +224,7 @@ func (s *Sweeper) look(ctx context.Context, r *Report) ([]garbage, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &look{sweeper: s, report: r, before: before}
+	l := &look{sweeper: s, report: r, before: before, old: s.parts.Now().Add(-min(s.cfg.SparseAge, settleAfter)).UnixMilli()}
 	for c := (cursor{}); !c.ended(); {
 		if l.window, err = s.fill(ctx, &c); err != nil {
 			return nil, err
@@ -238,7 +241,7 @@ func (s *Sweeper) look(ctx context.Context, r *Report) ([]garbage, error) {
 		l.before = l.after
 	}
 	if s.parts.Sparse != nil {
-		s.parts.Sparse(l.sparse)
+		s.parts.Sparse(worst(l.sparse))
 	}
 	return l.found, nil
 }

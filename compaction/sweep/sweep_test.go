@@ -368,25 +368,6 @@ func TestCopiesClocksAndSelfTests(t *testing.T) {
 	})
 }
 
-func TestSparseSegments(t *testing.T) {
-	bubble(t, func(w *world, n *node) {
-		other, third := tp0, tp0
-		other.Partition, third.Partition = 1, 2
-		w.must(n.flush(0, tp0, other, third))
-		var got []sweep.Sparse
-		s := w.sweeper(0, func(_ *sweep.Config, p *sweep.Parts) { p.Sparse = func(x []sweep.Sparse) { got = x } })
-		if r := s.Sweep(w.ctx); r.Err != nil || len(got) != 0 || r.Live != 3*extentBytes {
-			w.t.Fatalf("all of the segment is live: %+v, %v", r, got)
-		}
-		for _, tp := range []tiering.TopicPartition{other, third} {
-			w.must(n.change(tp, shard.Trim{Partition: tp, LogStart: 1}))
-		}
-		if r := s.Sweep(w.ctx); r.Err != nil || r.Sparse != 1 || len(got) != 1 || got[0].Live != extentBytes || got[0].Size != 3*extentBytes {
-			w.t.Errorf("a third of the segment is live: %+v, %v", r, got)
-		}
-	})
-}
-
 // counted counts requests.
 type counted struct {
 	objstore.Store

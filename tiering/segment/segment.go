@@ -64,6 +64,10 @@ var ErrVersion = errors.New("segment: version not supported")
 // ErrInvalid says that Build was handed something that no segment may hold.
 var ErrInvalid = errors.New("segment: invalid content")
 
+// Frame returns how many bytes a segment of so many chunks has beside their batches, if it carries
+// no journal records.
+func Frame(chunks int) int64 { return headerMin + FooterBytes + int64(chunks)*entryBytes }
+
 // Header says who wrote a segment, when and for which cluster.
 type Header struct {
 	Version   uint16 // as read; Build writes Version
