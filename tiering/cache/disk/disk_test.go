@@ -435,6 +435,31 @@ func theFolderVanishes(t *testing.T) {
 	givenUp(t, c, log, "no such file")
 }
 
+// A file that somebody removes is one block less, also for the writer that was about to go on with it.
+func TestOneFileVanishes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		c, _ := open(t, disk.Options{Dir: dir})
+		defer closed(t, c)
+		put(t, c, 1, 0, 1000)
+		for _, f := range files(t, dir) {
+			if err := os.Remove(f); err != nil {
+				t.Fatal(err)
+			}
+		}
+		put(t, c, 1, 1000, 2000)
+		put(t, c, 2, 0, 1000)
+		if c.Stats().GivenUp || get(t, c, 1, 0, 1000) || !get(t, c, 2, 0, 1000) {
+			t.Errorf("after one file vanished: %+v", c.Stats())
+		}
+		put(t, c, 1, 0, 1000)
+		put(t, c, 1, 1000, 2000)
+		if !get(t, c, 1, 0, 2000) {
+			t.Error("its block cannot be put again")
+		}
+	})
+}
+
 // A disk that does not answer holds nobody up for long.
 func TestTheDiskHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

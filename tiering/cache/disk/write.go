@@ -1,7 +1,9 @@
 package disk
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/floelog/floe/tiering/cache"
 )
@@ -151,17 +153,32 @@ func (c *Cache) store(w *writing) bool {
 		err = ferr
 	}
 	if err != nil {
-		c.mu.Lock()
-		c.writing = nil
-		c.doomed = append(c.doomed, w.key)
-		c.mu.Unlock()
-		c.fail(fmt.Errorf("writing %s: %w", name, err))
+		c.unwritten(w, e, fmt.Errorf("writing %s: %w", name, err))
 		return true
 	}
 	c.written.Add(int64(len(w.bytes)))
 	c.writes.Add(1)
 	c.stored(w, append(frames[:len(frames):len(frames)], f), size+n)
 	return true
+}
+
+// unwritten ends a block that could not be written; e is the entry of the file that was to be
+// continued, if any. Trouble with a new file is the disk's. One that is not there any more was removed
+// by somebody else, or found bad by a reader while room was made.
+func (c *Cache) unwritten(w *writing, e *entry, err error) {
+	vanished := e != nil && errors.Is(err, fs.ErrNotExist)
+	c.mu.Lock()
+	c.writing = nil
+	if vanished && c.index.entries[w.key] == e {
+		c.index.remove(e)
+	}
+	c.doomed = append(c.doomed, w.key)
+	c.mu.Unlock()
+	if vanished {
+		c.fault(err)
+		return
+	}
+	c.fail(err)
 }
 
 // clearDoomed removes the files that make room, before anything takes it.
