@@ -98,7 +98,7 @@ var coordinationBugs = []bug{
 			return out
 		})
 	}},
-	{"aborted transactions too long: they begin at the log's start", 300, []string{"poll skip"}, func() plant {
+	{"aborted transactions too long: they begin at the log's start", 300, []string{"poll skip", "aborted lists: which are not among"}, func() plant {
 		return onFetch(func(_ *kafka.FetchRequest, fetch func() []kafka.FetchResult) []kafka.FetchResult {
 			out := fetch()
 			for i := range out {
