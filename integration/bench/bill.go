@@ -78,7 +78,7 @@ func (b *bucketRun) billed(ctx context.Context, addr string, rate int) error {
 		if err != nil {
 			return err
 		}
-		written := charge(after.Since(before, b.e.plan.bill), out.gib(l))
+		written := charge(after.Since(before, b.e.plan.bill), out.gib(l)).of(writing)
 		r.Result, r.score = written.String()+fmt.Sprintf("; %.2f bytes put for each", written.amplification()), -written.dollars
 		b.rows = append(b.rows, r)
 		return nil
@@ -96,11 +96,18 @@ func (b *bucketRun) billed(ctx context.Context, addr string, rate int) error {
 		if err != nil {
 			return err
 		}
-		r.Result = charge(counts, out.gib(l)).only("fetch").String()
+		r.Result = charge(counts, out.gib(l)).of(fetching).String()
 		b.rows = append(b.rows, r)
 		return nil
 	}, "--merge-age", "1h")
 }
+
+// fetching is what consumers' reads are for.
+func fetching(purpose string) bool { return purpose == "fetch" }
+
+// writing is everything but sweeps: there is one every gc-interval, however much is written, so
+// that a short run with one in it says nothing of a GiB's share.
+func writing(purpose string) bool { return purpose != "sweep" }
 
 // charged is what is paid for each GiB of records.
 type charged struct {
@@ -115,12 +122,12 @@ func charge(c bill.Counts, gib float64) charged {
 	return charged{c, gib, (of.Requests + of.Transfer) / months / gib}
 }
 
-// only leaves out what was asked for other purposes.
-func (c charged) only(purpose string) charged {
+// of leaves out what was asked for other purposes.
+func (c charged) of(wanted func(purpose string) bool) charged {
 	out := bill.New()
 	out.Over = c.counts.Over
 	for k, n := range c.counts.Requests {
-		if k.Purpose == purpose {
+		if wanted(k.Purpose) {
 			out.Requests[k], out.Bytes[k] = n, c.counts.Bytes[k]
 		}
 	}

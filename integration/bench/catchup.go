@@ -177,7 +177,7 @@ func (c *catchupRun) compare(ctx context.Context, what string, block int64, l lo
 			if err != nil {
 				return err
 			}
-			r.Result = fmt.Sprintf("%s; %.1f under way on average", charge(counts, out.gib(l)).only("fetch"), waited/out.gib(l)*r.MiBPerS/1024)
+			r.Result = fmt.Sprintf("%s; %.1f under way on average", charge(counts, out.gib(l)).of(fetching), waited/out.gib(l)*r.MiBPerS/1024)
 			r.against(r.MiBPerS, raw.MiBPerS, "MiB/s, raw GETs")
 			r.require(fmt.Sprintf("≥ %.0f %% of raw GETs", 100*catchupShare), r.Ratio >= catchupShare)
 			c.rows = append(c.rows, raw, r)

@@ -36,10 +36,15 @@ func TestChargedForEachGiB(t *testing.T) {
 	if s, want := got.String(), "220 PUT/GiB (produce 200, merge 20), 500 GET/GiB (merge 500); $0.00130/GiB"; s != want {
 		t.Errorf("got %q, want %q", s, want)
 	}
-	if s, want := got.only("produce").String(), "200 PUT/GiB (produce 200); $0.00100/GiB"; s != want {
+	if s, want := got.of(func(p string) bool { return p == "produce" }).String(), "200 PUT/GiB (produce 200); $0.00100/GiB"; s != want {
 		t.Errorf("got %q, want %q", s, want)
 	}
-	if s := got.only("fetch").String(); s != "no request" {
+	told := got.String()
+	c.Requests[bill.Key{Kind: "list", Purpose: "sweep"}] = 8
+	if s := charge(c, 2).of(writing).String(); s != told {
+		t.Errorf("a sweep is counted: %q", s)
+	}
+	if s := got.of(fetching).String(); s != "no request" {
 		t.Errorf("nothing was fetched: %q", s)
 	}
 }
