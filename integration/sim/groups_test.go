@@ -46,6 +46,7 @@ type groupWorld struct {
 	disturbed   time.Time              // when somebody last did what may cause a rebalance
 	alive       map[*member]lastSigns  // members that are in the group, as far as they know
 	owners      map[*partition]*member // of the consumer protocol
+	silent      map[*member]bool       // members that were not heard of since they fell silent: a new coordinator may end their sessions later
 }
 
 // lastSigns says until when a member is certainly in the group.
@@ -86,7 +87,7 @@ type member struct {
 }
 
 func (w *world) newGroup(name string) *groupWorld {
-	return &groupWorld{w: w, name: name, generations: map[int32]*generation{}, alive: map[*member]lastSigns{}, owners: map[*partition]*member{}, newest: -1}
+	return &groupWorld{w: w, name: name, generations: map[int32]*generation{}, alive: map[*member]lastSigns{}, owners: map[*partition]*member{}, silent: map[*member]bool{}, newest: -1}
 }
 
 // startGroups starts everybody who has to do with groups.
@@ -171,6 +172,7 @@ func (m *member) restless(n int) {
 func (m *member) signed(since time.Time) {
 	m.g.mu.Lock()
 	defer m.g.mu.Unlock()
+	delete(m.g.silent, m)
 	m.g.alive[m] = lastSigns{m.id, m.epoch, since.Add(sessionTimeout)}
 }
 
@@ -198,7 +200,7 @@ func (g *groupWorld) needless(since time.Time) bool {
 			return false
 		}
 	}
-	return g.restless == 0 && g.disturbed.Before(since)
+	return g.restless == 0 && len(g.silent) == 0 && g.disturbed.Before(since)
 }
 
 // dropped is called when the coordinator does not know the member any more.
@@ -239,6 +241,9 @@ func (m *member) fallSilent(ctx context.Context) {
 	m.restless(1)
 	defer m.restless(-1)
 	m.disturb()
+	m.g.mu.Lock()
+	m.g.silent[m] = true
+	m.g.mu.Unlock()
 	sleep(ctx, sessionTimeout+time.Duration(m.rnd.Int64N(int64(sessionTimeout))))
 	m.work(ctx)
 	m.disturb()
