@@ -63,6 +63,19 @@ func TestAWholeClusterIsClean(t *testing.T) {
 	}
 }
 
+// A trim that ends within a manifest leaves it, with extents that lie before the log start.
+func TestAManifestThatIsTrimmedInTheMiddleIsClean(t *testing.T) {
+	w := loaded(t)
+	archivedRun(t, w, 2)
+	w.Commit(1, func(d *shard.Draft) { d.Add(shard.Trim{Partition: w.Partition(1), LogStart: 5}) })
+	if p := w.States[1].Partition(w.Partition(1)); len(p.Manifests) != 1 || p.LogStart != 5 {
+		t.Fatalf("the partition is %+v", p)
+	}
+	if r := check(t, w, true); !r.Clean || len(r.Findings) > 0 {
+		t.Errorf("%+v", r.Findings)
+	}
+}
+
 // merged replaces the first two extents of partition 0 by one of level 1 with a hole behind.
 func merged(t *testing.T, w *repairtest.World) tiering.SegmentID {
 	t.Helper()
@@ -84,8 +97,20 @@ func merged(t *testing.T, w *repairtest.World) tiering.SegmentID {
 // archived moves the first extent of partition 1 into a manifest.
 func archived(t *testing.T, w *repairtest.World) string {
 	t.Helper()
+	return archivedRun(t, w, 1)
+}
+
+// archivedRun moves the first extents of partition 1 into a manifest.
+func archivedRun(t *testing.T, w *repairtest.World, n int) string {
+	t.Helper()
 	p := w.States[1].Partition(w.Partition(1))
-	extents := p.Extents[:1]
+	extents := p.Extents[:n]
+	m := shard.Manifest{Base: extents[0].Base}
+	for _, e := range extents {
+		m.Count += e.Count
+		m.Bytes += int64(e.Length)
+		m.MaxTimestamp = max(m.MaxTimestamp, e.MaxTimestamp)
+	}
 	cluster, err := tiering.ParseTopicID(w.Cluster.ID)
 	if err != nil {
 		t.Fatal(err)
@@ -98,10 +123,9 @@ func archived(t *testing.T, w *repairtest.World) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	m.Object, m.Size = id, int32(len(b))
 	w.Commit(1, func(d *shard.Draft) {
-		d.Add(shard.Archive{Partition: w.Partition(1), Of: shard.DigestOf(extents), Manifest: shard.Manifest{
-			Base: extents[0].Base, Count: extents[0].Count, MaxTimestamp: extents[0].MaxTimestamp, Bytes: int64(extents[0].Length), Object: id, Size: int32(len(b)),
-		}})
+		d.Add(shard.Archive{Partition: w.Partition(1), Of: shard.DigestOf(extents), Manifest: m})
 	})
 	return id.ManifestKey()
 }

@@ -159,7 +159,7 @@ func (c *checker) partition(ctx context.Context, w *world, id tiering.ShardID, t
 	if len(extents) == 0 {
 		next = p.Next
 	}
-	if next != p.Next || len(extents) == 0 && p.LogStart != p.Next || len(extents) > 0 && extents[0].End() <= p.LogStart {
+	if next != p.Next || len(extents) == 0 && p.LogStart != p.Next || len(extents) > 0 && firstEnd(p) <= p.LogStart {
 		complain("offsets", next, p.Next, "", remedyRecover, "extents reach from the log start %d to %d, but the partition ends at %d", p.LogStart, next, p.Next)
 	}
 	if !slices.IsSortedFunc(p.Epochs, func(a, b shard.EpochStart) int { return int(a.Epoch) - int(b.Epoch) }) {
@@ -169,6 +169,15 @@ func (c *checker) partition(ctx context.Context, w *world, id tiering.ShardID, t
 	manifests := len(p.Manifests)
 	c.count(func(t *Totals) { t.Partitions++; t.Manifests += manifests })
 	return nil
+}
+
+// firstEnd returns where the first part of a partition ends, which a trim leaves as a whole: a
+// manifest, or an extent. There is one.
+func firstEnd(p *shard.Partition) tiering.Offset {
+	if len(p.Manifests) > 0 {
+		return p.Manifests[0].End()
+	}
+	return p.Extents[0].End()
 }
 
 // file notes which segments extents name, and checks those that carry their own bytes.
