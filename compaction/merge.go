@@ -1,6 +1,7 @@
 package compaction
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -231,11 +232,9 @@ func (m *Merger) merge(ctx context.Context, s pack) error {
 		if err == nil {
 			run, err = build(c, data[i])
 		}
-		if err != nil {
-			m.setAside(c, err)
+		if errs[i] = err; err != nil {
 			continue
 		}
-		delete(m.failed, c.key())
 		read += c.bytes
 		if c.why == plan.Sparse {
 			seg.Bare = true // what it carried would be dead soon, and make it sparse
@@ -245,6 +244,7 @@ func (m *Merger) merge(ctx context.Context, s pack) error {
 		seg.Runs = append(seg.Runs, run)
 	}
 	if len(seg.Runs) == 0 {
+		m.settle(&s, errs, nil)
 		return nil
 	}
 	runs := len(seg.Runs)
@@ -252,11 +252,11 @@ func (m *Merger) merge(ctx context.Context, s pack) error {
 	var bad *job.CorruptError
 	if errors.As(err, &bad) {
 		runs -= len(bad.Runs)
-		m.setAsideAll(&s, bad)
 		if err == error(bad) {
 			err = nil
 		}
 	}
+	m.settle(&s, errs, bad)
 	m.count(func(st *MergeStats) {
 		st.Read += read
 		if written > 0 {
@@ -275,13 +275,21 @@ func (m *Merger) merge(ctx context.Context, s pack) error {
 	return nil
 }
 
-// setAsideAll leaves the runs alone whose batches are not what their extents say.
-func (m *Merger) setAsideAll(s *pack, bad *job.CorruptError) {
-	for _, r := range bad.Runs {
-		for i := range s.of {
-			if c := &s.of[i]; c.partition == r.Partition && c.extents[0].Base == r.Base {
-				m.setAside(c, r.Err)
-			}
+// settle sets the runs aside that could not be read or put together, by errs, or whose batches are
+// not what their extents say, and forgets that others could not be merged before.
+func (m *Merger) settle(s *pack, errs []error, bad *job.CorruptError) {
+	corrupt := map[runKey]error{}
+	if bad != nil {
+		for _, r := range bad.Runs {
+			corrupt[runKey{r.Partition, r.Base}] = r.Err
+		}
+	}
+	for i := range s.of {
+		c := &s.of[i]
+		if err := cmp.Or(errs[i], corrupt[c.key()]); err != nil {
+			m.setAside(c, err)
+		} else {
+			delete(m.failed, c.key())
 		}
 	}
 }
