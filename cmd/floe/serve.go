@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -114,7 +115,7 @@ func newMember(ctx context.Context, p process, s *settings.Settings, log *slog.L
 	}
 	id.advertise = bound(consecutive(s.Advertise, i), m.parts.kafka)
 	host, _, _ := net.SplitHostPort(s.Advertise) // was validated
-	id.rpc = bound(net.JoinHostPort(host, "0"), m.parts.rpc)
+	id.rpc = bound(cmp.Or(s.RPCAdvertise, net.JoinHostPort(host, "0")), m.parts.rpc)
 	m.addr = id.advertise
 	if m.node, err = p.newNode(s, id, m.parts); err != nil {
 		return nil, err

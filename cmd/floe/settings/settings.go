@@ -45,6 +45,7 @@ type Settings struct {
 	Addr          string
 	Advertise     string // never empty after Load
 	RPCAddr       string // never empty after Load
+	RPCAdvertise  string // empty: the host of Advertise, the port of RPCAddr
 	AdminAddr     string // empty: no admin server
 	AdminInsecure bool
 

@@ -64,6 +64,12 @@ var table = []Setting{
 		field:   func(s *Settings) any { return &s.RPCAddr },
 	},
 	{
+		Name: "rpc-advertise", Group: "Addresses", Commands: serving,
+		Meaning: "address that other agents are told to connect to; unless given, the host of advertise with the port of rpc-addr",
+		Why:     "Needed only where clients reach agents by another way than agents reach each other: published ports of containers, load balancers.",
+		field:   func(s *Settings) any { return &s.RPCAdvertise },
+	},
+	{
 		Name: "admin-addr", Group: "Addresses", Default: "127.0.0.1:9644", Commands: serving,
 		Meaning: "address of /metrics, /healthz, /readyz and /debug/pprof; empty: none",
 		Why:     "Loopback, because profiles and metrics tell a stranger too much.",

@@ -93,8 +93,10 @@ func (s *Settings) checkDev() error {
 	if s.Data == "" {
 		return s.wrong("data", "no directory is named", "give one, such as --data floe-data")
 	}
-	if s.Agents > 1 && s.given("rpc-addr") {
-		return s.wrong("rpc-addr", "several agents cannot share it", "leave it out: each takes a free port")
+	for _, name := range []string{"rpc-addr", "rpc-advertise"} {
+		if s.Agents > 1 && s.given(name) {
+			return s.wrong(name, "several agents cannot share it", "leave it out: each takes a free port")
+		}
 	}
 	return nil
 }
@@ -150,10 +152,28 @@ func (s *Settings) checkAddresses() error {
 	if _, _, err := s.hostPort("rpc-addr", s.RPCAddr); err != nil {
 		return err
 	}
+	if err := s.checkRPCAdvertise(); err != nil {
+		return err
+	}
 	if s.Agents > 1 && int(port)+s.Agents-1 > 65535 {
 		return s.wrong("addr", fmt.Sprintf("%d agents from port %d on go beyond 65535", s.Agents, port), "take a lower port")
 	}
 	return s.checkAdmin()
+}
+
+// checkRPCAdvertise wants an address that other agents can connect to, if one is given.
+func (s *Settings) checkRPCAdvertise() error {
+	if s.RPCAdvertise == "" {
+		return nil
+	}
+	host, port, err := s.hostPort("rpc-advertise", s.RPCAdvertise)
+	if err != nil {
+		return err
+	}
+	if unspecified(host) || port == 0 {
+		return s.wrong("rpc-advertise", s.RPCAdvertise+" is nothing that an agent can connect to", "give the HOST:PORT under which other agents reach this one")
+	}
+	return nil
 }
 
 func (s *Settings) checkAdmin() error {
