@@ -81,6 +81,7 @@ const maxFindings = 10_000
 const (
 	remedyObject  = "restore the object from a version or replica of the bucket; otherwise the records are lost, and kafka-delete-records or a merge of other offsets goes past them"
 	remedyRecover = "stop the agents and run floe recover"
+	remedyBehind  = "stop the agents and run floe recover --force-over-restored"
 	remedyReport  = "keep bucket and etcd as they are and report a bug"
 	remedySweep   = "see that agents run and that floe gc is not frozen"
 )

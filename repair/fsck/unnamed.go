@@ -65,6 +65,7 @@ type judge struct {
 	uncovered     uncovered
 	now           time.Time
 	copies        map[string]bool // of the catalogue, that are kept
+	snapshots     newest
 	sums          [numClasses]Class
 }
 
@@ -75,7 +76,7 @@ func (c *checker) unnamed(ctx context.Context, named *names, before map[tiering.
 	if err != nil {
 		return err
 	}
-	j := &judge{c: c, named: named, before: before, uncovered: u, copies: copies, sums: classes}
+	j := &judge{c: c, named: named, before: before, uncovered: u, copies: copies, snapshots: newest{}, sums: classes}
 	c.Progress("objects", 0, 0)
 	// Sessions are read after the listing too: one that began meanwhile lives.
 	err = c.list(ctx, "", func(page []objstore.Info) { objects = append(objects, j.strangers(page)...) })
@@ -93,7 +94,7 @@ func (c *checker) unnamed(ctx context.Context, named *names, before map[tiering.
 		class.Example = cmp.Or(class.Example, o.Key)
 	}
 	j.conclude()
-	return nil
+	return c.behind(ctx, j.snapshots)
 }
 
 func (c *checker) list(ctx context.Context, prefix string, f func([]objstore.Info)) error {
@@ -135,6 +136,7 @@ func (j *judge) strangers(page []objstore.Info) (out []objstore.Info) {
 	for _, o := range page {
 		j.c.report.Bucket.Objects++
 		j.c.report.Bucket.Bytes += o.Size
+		j.snapshots.add(o.Key)
 		if !j.isNamed(o.Key) {
 			out = append(out, o)
 		}
