@@ -42,6 +42,7 @@ type keyed struct {
 	at     map[int64]Value  // what is known to be at an offset
 	newest map[string]Value // of each key, what was acknowledged at the greatest offset
 	doubts map[string]Value // of each key, the greatest value whose outcome is not known
+	ends   map[string]Value // of each key, the greatest such value that is a tombstone
 }
 
 // keyStream is what one consumer has read of one partition.
@@ -79,7 +80,7 @@ func NewKeys(trace func(line string)) *Keys {
 func (k *Keys) partition(name Partition) *keyed {
 	p := k.partitions[name]
 	if p == nil {
-		p = &keyed{name, map[int64]Value{}, map[string]Value{}, map[string]Value{}}
+		p = &keyed{name, map[int64]Value{}, map[string]Value{}, map[string]Value{}, map[string]Value{}}
 		k.partitions[name] = p
 	}
 	return p
@@ -137,7 +138,16 @@ func (k *Keys) Unknown(v Value) {
 	defer k.mu.Unlock()
 	s := k.resolve(v, unknown)
 	k.report.Unknown++
-	s.part.doubts[s.key] = max(s.part.doubts[s.key], v)
+	k.doubt(s, v)
+}
+
+// doubt notes a record that may be there or not.
+func (k *Keys) doubt(s *keySend, v Value) {
+	p := s.part
+	p.doubts[s.key] = max(p.doubts[s.key], v)
+	if s.size == 0 {
+		p.ends[s.key] = max(p.ends[s.key], v)
+	}
 }
 
 func (k *Keys) resolve(v Value, o outcome) *keySend {
@@ -253,7 +263,7 @@ func (k *Keys) Check() Report {
 	defer k.mu.Unlock()
 	for i := range k.sends {
 		if s := &k.sends[i]; s.outcome == pending {
-			s.part.doubts[s.key] = max(s.part.doubts[s.key], Value(i+1))
+			k.doubt(s, Value(i+1))
 		}
 	}
 	for s, at := range k.streams {
@@ -282,6 +292,8 @@ func (k *Keys) judgeKey(s stream, at *keyStream, p *keyed, key string) {
 		k.anomaly(LostWrite, "%d of key %q was acknowledged at %s offset %d; the log ends at %d", newest, key, p.name, want.offset, at.end)
 	case got == newest, got > newest && got <= p.doubts[key]:
 	case want.offset < at.start:
+	case p.ends[key] > newest && (got == 0 || at.whole == followed):
+		// It was deleted, if that tombstone was written, which may be gone as well.
 	case want.size > 0:
 		k.anomaly(LostWrite, "%d of key %q was acknowledged at %s offset %d, and %s was not given it but %d last", newest, key, p.name, want.offset, s.consumer, got)
 	case at.whole == afresh && got != 0 && k.sends[got-1].size > 0:

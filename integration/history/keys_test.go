@@ -73,6 +73,16 @@ func TestAnomaliesOfKeys(t *testing.T) {
 			p.read("a", "k", 1, v)
 			p.all("a")
 		}, nil},
+		{"unknown, and deleted", func(p plot) { p.put("k", 0); p.Unknown(p.Send(events, "k", 0)); p.all("a") }, nil},
+		{"without an answer, and deleted", func(p plot) { p.put("k", 0); p.Send(events, "k", 0); p.all("a") }, nil},
+		{"deleted before", func(p plot) { p.Unknown(p.Send(events, "k", 0)); p.put("k", 1); p.all("a") }, []Kind{LostWrite}},
+		{"unknown, and not deleted in full", func(p plot) {
+			v := p.put("k", 0)
+			p.put("k", 1)
+			p.Unknown(p.Send(events, "k", 0))
+			p.read("a", "k", 0, v)
+			p.all("a")
+		}, []Kind{LostWrite}},
 		{"without an answer, and the only one", func(p plot) { p.read("a", "k", 0, p.Send(events, "k", size)); p.all("a") }, nil},
 		{"twice", func(p plot) { v := p.put("k", 0); p.read("a", "k", 0, v); p.read("a", "k", 1, v) }, []Kind{Duplicate, InconsistentOffsets}},
 		{"two at one offset", func(p plot) { p.put("k", 0); p.read("a", "j", 0, p.Send(events, "j", size)) }, []Kind{InconsistentOffsets}},
