@@ -28,7 +28,9 @@
 // leader, and for transactions whose outcome is unknown. The session began before it stored the
 // object, so before LIST; absent from S1 it is dead, for ever, and no such append succeeds
 // after S1. (Reading the sessions only before LIST would take one that is born in between for
-// dead.) A watermark above the object says that its record was committed or never will be.
+// dead.) A watermark above the object says that its record was committed or never will be:
+// the append of a job's change demands the value that the session's key had when it was asked for,
+// which holds the watermark and never comes again; submissions are known by their numbers.
 // What was committed before S1 is in the views, because their heads were read after S1.
 //
 // It will not be named again. Records that name objects of other sessions, such as an Archive
