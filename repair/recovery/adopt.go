@@ -38,7 +38,7 @@ func (p *Plan) adopt(ctx context.Context, b *bucket) error {
 	if err != nil {
 		return err
 	}
-	a := &adoption{plan: p, topics: p.topicIDs(), transactions: transactions, taken: map[batchMark]bool{}}
+	a := &adoption{plan: p, topics: p.topicIDs(), transactions: transactions, taken: map[batchMark]bool{}, thinned: map[producerMark]int32{}}
 	for _, id := range slices.Sorted(maps.Keys(candidates)) {
 		var flushes, merged []flush
 		for _, f := range candidates[id] {
@@ -148,6 +148,9 @@ func (p *Plan) candidates(ctx context.Context, b *bucket, named map[chunkName]bo
 			}
 			s := p.shards[e.Shard]
 			unknown := (o.level > 0 || o.id.Seq > s.flushed[o.id.Session]) && !named[chunkName{o.id, e.Shard}]
+			if s.covered[o.id] && !o.Modified.After(s.base.Modified) {
+				unknown = false // later ones are of a history that the base does not know
+			}
 			if unknown && o.Modified.Add(baseSlack).After(s.base.Modified) {
 				out[e.Shard] = append(out[e.Shard], flush{o, e})
 			}
@@ -199,6 +202,9 @@ type adoption struct {
 	transactions Transactions
 	seq          uint64             // of submissions
 	taken        map[batchMark]bool // that merged segments have proved
+	// thinned holds, of producers of whose batches merged segments hold some that are thinned out, the first
+	// sequence number of the last of these.
+	thinned map[producerMark]int32
 }
 
 // shard takes up the chunks of one shard. A batch of an idempotent producer that does not
@@ -260,7 +266,7 @@ func (a *adoption) parts(ctx context.Context, s *rebuilt, f flush) ([]shard.Part
 		}
 		x, ok := a.describe(s, f.entry.TopicPartition, v)
 		switch {
-		case a.taken[batchMark{f.entry.TopicPartition, v.CRC(), len(v)}]:
+		case a.taken[batchMark{f.entry.TopicPartition, v.CRC(), len(v)}], a.superseded(f.entry.TopicPartition, v):
 			s.report.Duplicates++
 			ok = false
 		case !ok:

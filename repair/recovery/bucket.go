@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -146,7 +147,7 @@ func (p *Plan) journals(ctx context.Context) error {
 			s.saw(j.Head.Epoch, j.Head.Seq)
 		}
 		for _, r := range j.Records {
-			s.offer(r.Seq, r.Bytes, "the metadata store")
+			s.offer(r.Seq, r.Bytes, "the metadata store", time.Time{})
 		}
 		kvs, _, err := p.cfg.Meta.Get(ctx, p.keys.Head(s.id))
 		if err != nil {
@@ -177,7 +178,7 @@ func (p *Plan) headers(ctx context.Context, b *bucket) error {
 		o.level = h.Level
 		for _, r := range h.Carry {
 			if uint32(r.Shard) < p.cluster.Shards {
-				p.shards[r.Shard].offer(r.Seq, r.Bytes, o.Key)
+				p.shards[r.Shard].offer(r.Seq, r.Bytes, o.Key, o.Modified)
 			}
 		}
 		return nil

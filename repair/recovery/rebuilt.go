@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/floelog/floe/metadata"
 	"github.com/floelog/floe/metadata/shard"
@@ -25,6 +26,9 @@ type rebuilt struct {
 	// flushed is, for each session, the greatest number of a flush of its that a known record names. Flushes of a
 	// session are sequenced in their order.
 	flushed map[tiering.SessionID]uint64
+	// covered are flushes that records before the base name and that are hardly older than it: the base
+	// may have replaced or trimmed them.
+	covered map[tiering.SegmentID]bool
 
 	report ShardReport
 }
@@ -38,7 +42,7 @@ type offered struct {
 func newRebuilt(id tiering.ShardID) *rebuilt {
 	return &rebuilt{
 		id: id, state: shard.New(), records: map[uint64][]offered{}, flushed: map[tiering.SessionID]uint64{},
-		report: ShardReport{Shard: id},
+		covered: map[tiering.SegmentID]bool{}, report: ShardReport{Shard: id},
 	}
 }
 
@@ -51,8 +55,8 @@ func (s *rebuilt) saw(epoch tiering.LeaderEpoch, seq uint64) {
 	s.epoch, s.seq = max(s.epoch, epoch), max(s.seq, seq)
 }
 
-// offer takes a record that was found somewhere, unless the base holds it already.
-func (s *rebuilt) offer(seq uint64, b []byte, from string) {
+// offer takes a record that was found somewhere, stored at a time, unless the base holds it already.
+func (s *rebuilt) offer(seq uint64, b []byte, from string, at time.Time) {
 	s.saw(0, seq)
 	r, err := shard.DecodeRecord(b)
 	if err == nil && r.Seq != seq {
@@ -64,6 +68,9 @@ func (s *rebuilt) offer(seq uint64, b []byte, from string) {
 	}
 	s.saw(r.Epoch, r.Seq)
 	if seq <= s.state.Seq {
+		if at.Add(baseSlack).After(s.base.Modified) { // so may be the flushes that it names
+			named(r, func(id tiering.SegmentID) { s.covered[id] = true })
+		}
 		return
 	}
 	for _, o := range s.records[seq] {
@@ -109,16 +116,21 @@ func (s *rebuilt) apply(next []offered) bool {
 		}
 		s.report.Records++
 		s.report.LastTime = max(s.report.LastTime, o.record.Time)
-		for _, c := range o.record.Changes {
-			if a, ok := c.(shard.Append); ok {
-				for _, e := range a.Extents {
-					s.flush(e.Segment)
-				}
-			}
-		}
+		named(o.record, s.flush)
 		return true
 	}
 	return false
+}
+
+// named calls f for each segment that a record gives offsets to.
+func named(r shard.Record, f func(tiering.SegmentID)) {
+	for _, c := range r.Changes {
+		if a, ok := c.(shard.Append); ok {
+			for _, e := range a.Extents {
+				f(e.Segment)
+			}
+		}
+	}
 }
 
 // flush notes a flush that is known to have been sequenced.
