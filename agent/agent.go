@@ -166,6 +166,7 @@ type Agent struct {
 	questions  *questions
 	reader     *fetch.Reader
 	ports      kafka.Parts
+	traffic    *topicTraffic
 	peerServer *peer.Server     // nil without an RPCListener
 	server     *protocol.Server // nil without a Listener
 
@@ -398,11 +399,11 @@ func (a *Agent) assemble(c catalogue.Cluster) error {
 		Records:     trimmer{set: a.set},
 		ProducerIDs: catalogue.NewProducerIDs(a.parts.Meta, a.keys),
 	}
-	traffic := newTopicTraffic(a.catalogue, a.set, time.Now)
-	if err := a.parts.Registry.Register(traffic); err != nil {
+	a.traffic = newTopicTraffic(a.catalogue, a.set)
+	if err := a.parts.Registry.Register(a.traffic); err != nil {
 		return fmt.Errorf("registering the metrics of topics: %w", err)
 	}
-	a.ports.Traffic = traffic
+	a.ports.Traffic = a.traffic
 	if err := a.coordinate(); err != nil {
 		return err
 	}

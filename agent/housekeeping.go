@@ -49,6 +49,7 @@ func (a *Agent) keepHouse(ctx context.Context, l *life) {
 		}
 		if now.Sub(producersAt) >= producersEvery {
 			a.expireProducers(now)
+			a.traffic.tidy()
 			producersAt = now
 		}
 		if a.set.Leader(0) != nil {
