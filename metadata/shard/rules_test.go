@@ -77,6 +77,29 @@ func stateThatForgot(t *testing.T, id int64) *shard.State {
 	return s
 }
 
+func TestAForgottenProducerGoesOn(t *testing.T) {
+	s := shard.New()
+	tx := shard.Transaction{ProducerID: 2, Number: 1}
+	commit(t, s, 1, 100, func(d *shard.Draft) {
+		submit(t, d, submission(1, part(tpA, idempotent(1, 3, 0, 5), transactional(tx, 0, 5))))
+	})
+	for _, id := range []int64{1, 2, 3} {
+		s.ForgetProducer(tpA, id)
+	}
+	commit(t, s, 1, 200, func(d *shard.Draft) {
+		got := submit(t, d, submission(2, part(tpA, idempotent(1, 3, 90, 1), transactional(tx, 90, 1), idempotent(3, 0, 90, 1), idempotent(4, 0, 90, 1))))
+		want := []shard.Code{shard.OK, shard.OutOfOrderSequence, shard.OK, shard.OutOfOrderSequence}
+		for i, o := range got {
+			if o.Code != want[i] {
+				t.Errorf("batch %d: %+v, want code %d", i, o, want[i])
+			}
+		}
+	})
+	if open := s.Partition(tpA).Open(); len(open) != 1 || open[0].ProducerID != 2 {
+		t.Errorf("open transactions %+v", open)
+	}
+}
+
 func TestSequenceNumbers(t *testing.T) {
 	const top = math.MaxInt32
 	ok := func(base tiering.Offset) shard.Outcome { return shard.Outcome{Code: shard.OK, Base: base} }

@@ -42,7 +42,7 @@ type State struct {
 
 	partitions  map[tiering.TopicPartition]*Partition
 	submissions map[tiering.SessionID]submitted
-	forgotten   int64                   // greatest id of a producer that ExpireProducers has forgotten, -1 for none
+	forgotten   int64                   // greatest id of a producer that was ever forgotten, -1 for none
 	rows        map[rowName][]Row       // ascending by key; no entry is empty
 	groups      map[string]*Group       // no entry is empty
 	writes      uint64                  // how many CommitOffsets were applied: orders the writes of offsets
@@ -161,6 +161,21 @@ func (s *State) ProducersBefore(before int64) int {
 		}
 	}
 	return n
+}
+
+// ForgetProducer forgets what is known of a producer in a partition, so that it may go on from any
+// sequence number, as ExpireProducers does; not one whose transaction is open. Only a recovery,
+// which does not know what that number would be, may call it: what leaders and views know
+// changes by Apply alone.
+func (s *State) ForgetProducer(tp tiering.TopicPartition, id int64) {
+	p := s.partitions[tp]
+	if p != nil && p.producers[id] != nil {
+		if p.producers[id].open > 0 {
+			return
+		}
+		delete(p.producers, id)
+	}
+	s.forgotten = max(s.forgotten, id)
 }
 
 // Sessions returns the agent sessions whose last submission is remembered, in order.

@@ -38,7 +38,7 @@ func (p *Plan) adopt(ctx context.Context, b *bucket) error {
 	if err != nil {
 		return err
 	}
-	a := &adoption{plan: p, topics: p.topicIDs(), transactions: transactions, taken: map[batchMark]bool{}}
+	a := &adoption{plan: p, topics: p.topicIDs(), transactions: transactions, taken: map[batchMark]bool{}, thinned: map[producerMark]int32{}}
 	for _, id := range slices.Sorted(maps.Keys(candidates)) {
 		var flushes, merged []flush
 		for _, f := range candidates[id] {
@@ -202,6 +202,9 @@ type adoption struct {
 	transactions Transactions
 	seq          uint64             // of submissions
 	taken        map[batchMark]bool // that merged segments have proved
+	// thinned holds, of producers of whose batches merged segments hold some that are thinned out, the first
+	// sequence number of the last of these.
+	thinned map[producerMark]int32
 }
 
 // shard takes up the chunks of one shard. A batch of an idempotent producer that does not
@@ -263,7 +266,7 @@ func (a *adoption) parts(ctx context.Context, s *rebuilt, f flush) ([]shard.Part
 		}
 		x, ok := a.describe(s, f.entry.TopicPartition, v)
 		switch {
-		case a.taken[batchMark{f.entry.TopicPartition, v.CRC(), len(v)}]:
+		case a.taken[batchMark{f.entry.TopicPartition, v.CRC(), len(v)}], a.superseded(f.entry.TopicPartition, v):
 			s.report.Duplicates++
 			ok = false
 		case !ok:

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"slices"
 	"testing"
 	"time"
 
@@ -14,14 +13,12 @@ import (
 	"github.com/floelog/floe/metadata/journal"
 	"github.com/floelog/floe/metadata/membership"
 	"github.com/floelog/floe/metadata/shard"
-	"github.com/floelog/floe/protocol/batch"
 	"github.com/floelog/floe/repair/fsck"
 	"github.com/floelog/floe/repair/recovery"
 	"github.com/floelog/floe/repair/repairtest"
 	"github.com/floelog/floe/repair/stored"
 	"github.com/floelog/floe/tiering"
 	"github.com/floelog/floe/tiering/objstore"
-	"github.com/floelog/floe/tiering/segment"
 )
 
 func config(w *repairtest.World, options ...func(*recovery.Config)) recovery.Config {
@@ -372,65 +369,4 @@ type broken struct {
 
 func (b *broken) GetRange(_ context.Context, key string, _, _ int64) ([]byte, error) {
 	return nil, b.err
-}
-
-func TestMergedSegmentsProveTheirOffsets(t *testing.T) {
-	w := loaded(t)
-	next := w.States[0].Partition(w.Partition(0)).Next
-	var merged []byte
-	for range 2 {
-		part := w.Produce(0, 3, nil)
-		w.Forget()
-		b, err := w.Objects.GetRange(t.Context(), part.Segment.Key(), int64(part.Position), int64(part.Batches[0].Length))
-		if err != nil {
-			t.Fatal(err)
-		}
-		batch.Patch(b, int64(next)+int64(len(merged)/len(b))*3, repairtest.Epoch)
-		merged = append(merged, b...)
-	}
-	w.Segment(1, segment.Chunk{Shard: 0, TopicPartition: w.Partition(0), Base: next, Slices: [][]byte{merged}})
-	w.Forget()
-	w.Wipe()
-	p, states := recovered(t, w)
-	r := p.Report.Shards[0]
-	if len(r.Proven) != 1 || r.Proven[0].From != next || r.Proven[0].To != next+6 || len(r.Adopted) > 0 || r.Duplicates != 2 {
-		t.Errorf("%+v", r)
-	}
-	if got := states[0].Partition(w.Partition(0)).Next; got != next+6 {
-		t.Errorf("the partition ends at %d, want %d", got, next+6)
-	}
-}
-
-// A merge that began below what is known proves the rest all the same: taken up as flushes, batches
-// of several agents could change places.
-func TestAMergeThatBeginsBeforeTheEndProvesTheRest(t *testing.T) {
-	w := loaded(t)
-	next := w.States[0].Partition(w.Partition(0)).Next
-	read := func(part shard.Part, base tiering.Offset) []byte {
-		b, err := w.Objects.GetRange(t.Context(), part.Segment.Key(), int64(part.Position), int64(part.Batches[0].Length))
-		if err != nil {
-			t.Fatal(err)
-		}
-		batch.Patch(b, int64(base), repairtest.Epoch)
-		return b
-	}
-	known := w.Produce(0, 3, nil)
-	w.Carry()
-	second := w.Flush(0, 2, nil) // stored first, sequenced last
-	first := w.Produce(0, 1, nil)
-	w.Submit(0, second)
-	w.Forget()
-	merged := slices.Concat(read(known, next), read(first, next+3), read(second, next+4))
-	id, entries := w.Segment(1, segment.Chunk{Shard: 0, TopicPartition: w.Partition(0), Base: next, Slices: [][]byte{merged}})
-	w.Forget()
-	w.Wipe()
-	p, states := recovered(t, w)
-	r := p.Report.Shards[0]
-	if len(r.Proven) != 1 || r.Proven[0].From != next+3 || r.Proven[0].To != next+6 || len(r.Adopted) > 0 {
-		t.Errorf("%+v", r)
-	}
-	extents := states[0].Partition(w.Partition(0)).Extents
-	if e := extents[len(extents)-1]; e.Segment != id || e.Position != entries[0].Position+tiering.Position(known.Batches[0].Length) || e.End() != next+6 {
-		t.Errorf("the last extent is %+v", e)
-	}
 }
