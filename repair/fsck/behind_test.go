@@ -1,6 +1,7 @@
 package fsck_test
 
 import (
+	"context"
 	"strings"
 	"testing"
 
@@ -9,6 +10,7 @@ import (
 	"github.com/floelog/floe/repair/fsck"
 	"github.com/floelog/floe/repair/repairtest"
 	"github.com/floelog/floe/tiering"
+	"github.com/floelog/floe/tiering/objstore"
 )
 
 // What an older metadata store names may all be there: the records since then are not named.
@@ -66,5 +68,35 @@ func TestTwoExtentsOfTheSameBytesAreDamage(t *testing.T) {
 		if r := check(t, w, deep); r.Clean || r.Findings[0].Kind != "chunk" || r.Findings[0].From != 2 {
 			t.Errorf("deep %v, clean %v: %+v", deep, r.Clean, r.Findings)
 		}
+	}
+}
+
+// hastyStore says of key that it is gone when it is first asked, and has it moved when it is asked again.
+type hastyStore struct {
+	movingStore
+	asked bool
+}
+
+func (h *hastyStore) Head(ctx context.Context, key string) (objstore.Info, error) {
+	if key == h.key && !h.asked {
+		h.asked = true
+		return objstore.Info{}, objstore.ErrNotFound
+	}
+	return h.movingStore.Head(ctx, key)
+}
+
+// What was looked at again can have been merged and deleted just then.
+func TestWhatMovesWhileItIsLookedAtAgainIsNoDamage(t *testing.T) {
+	w := loaded(t)
+	hasty := &hastyStore{movingStore: movingStore{Store: w.Objects, key: w.States[0].Partition(w.Partition(0)).Extents[0].Segment.Key()}}
+	hasty.move = func() {
+		merged(t, w)
+		if err := w.Objects.Delete(t.Context(), hasty.key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := check(t, w, true, func(c *fsck.Config) { c.Objects, c.Parallel = hasty, 1 })
+	if !r.Clean || hasty.move != nil {
+		t.Errorf("clean %v: %+v", r.Clean, r.Findings)
 	}
 }

@@ -117,50 +117,57 @@ func (c *checker) run(ctx context.Context) error {
 		return err
 	}
 	named := first.names()
-	if err := c.settle(ctx, first, suspects, named); err != nil {
-		return err
+	if len(first.findings)+len(suspects) > 0 {
+		if err := c.settle(ctx, first, suspects, named); err != nil {
+			return err
+		}
 	}
 	return c.unnamed(ctx, named, before, uncovered{oldest, some})
 }
 
+// looks is how often what looks wrong is looked at, each time against newer states, before it is
+// reported. Fewer: what a cluster merged and deleted between the reading of its states and that of its
+// objects is called damage. More: damage costs as many reads more.
+const looks = 3
+
 // settle looks at everything again that looked wrong, with newer states, and reports what
 // still does.
 func (c *checker) settle(ctx context.Context, first *world, suspects map[tiering.SegmentID][]Finding, named *names) error {
-	again := map[tiering.ShardID]bool{}
-	for id := range first.findings {
-		again[id] = true
-	}
-	for id := range suspects {
-		for _, r := range first.segments[id] {
-			again[r.shard] = true
-		}
-	}
-	if len(again) == 0 {
-		return nil
-	}
 	c.report.Rechecked = len(suspects)
 	totals := c.report.Checked
-	second, err := c.load(ctx, slices.Sorted(maps.Keys(again)))
-	if err != nil {
-		return err
-	}
-	for _, id := range slices.Sorted(maps.Keys(second.findings)) {
-		c.report.add(second.findings[id])
-	}
-	left := map[tiering.SegmentID][]ref{}
-	for id := range suspects {
-		if refs := second.segments[id]; len(refs) > 0 {
-			left[id] = refs
+	at := first
+	for range looks {
+		again := slices.Collect(maps.Keys(at.findings))
+		for id := range suspects {
+			for _, r := range at.segments[id] {
+				again = append(again, r.shard)
+			}
+		}
+		slices.Sort(again)
+		next, err := c.load(ctx, slices.Compact(again))
+		if err != nil {
+			return err
+		}
+		left := map[tiering.SegmentID][]ref{}
+		for id := range suspects {
+			if refs := next.segments[id]; len(refs) > 0 {
+				left[id] = refs
+			}
+		}
+		if suspects, err = c.segments(ctx, left); err != nil {
+			return err
+		}
+		named.add(next.names())
+		if at = next; len(at.findings)+len(suspects) == 0 {
+			break
 		}
 	}
-	final, err := c.segments(ctx, left)
-	if err != nil {
-		return err
+	for _, id := range slices.Sorted(maps.Keys(at.findings)) {
+		c.report.add(at.findings[id])
 	}
-	for _, fs := range final {
+	for _, fs := range suspects {
 		c.report.add(fs)
 	}
-	named.add(second.names())
 	c.report.Checked = totals
 	return nil
 }
