@@ -77,7 +77,7 @@ func TestDevKeepsWhatItAcknowledged(t *testing.T) {
 	if status, body := get(t, admin+"/readyz"); status != 200 {
 		t.Errorf("/readyz of an agent that says it is ready: %d %s", status, body)
 	}
-	if status, body := get(t, admin+"/metrics"); status != 200 || !strings.Contains(body, "go_goroutines") || !strings.Contains(body, "floe_") {
+	if status, body := get(t, admin+"/metrics"); status != 200 || !strings.Contains(body, "go_goroutines") || !strings.Contains(body, "\nfloe_ready 1\n") {
 		t.Errorf("/metrics: %d %.200s", status, body)
 	}
 	if got := produce(t, addrs, "events", "one", "two"); !slices.Equal(got, []int64{0, 1}) {

@@ -120,6 +120,7 @@ func newMember(ctx context.Context, p process, s *settings.Settings, log *slog.L
 	if m.node, err = p.newNode(s, id, m.parts); err != nil {
 		return nil, err
 	}
+	registerReady(reg, m.node)
 	if s.AdminAddr == "" {
 		return m, nil
 	}
@@ -129,6 +130,18 @@ func newMember(ctx context.Context, p process, s *settings.Settings, log *slog.L
 	}
 	m.admin = admin.New(admin.Config{Gatherer: reg, Ready: m.node.Health, Log: log}, l)
 	return m, nil
+}
+
+// registerReady exposes as a metric what /readyz says, for monitors that only scrape.
+func registerReady(reg *prometheus.Registry, n node) {
+	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "floe_ready", Help: "1 while clients should be sent to this agent; /readyz says why not.",
+	}, func() float64 {
+		if n.Health() != nil {
+			return 0
+		}
+		return 1
+	}))
 }
 
 func (m *member) closeListeners() error {
