@@ -147,7 +147,7 @@ func (a *Agent) storeCarried(ctx context.Context, numbers segmentNumbers) error 
 	defer done() // nothing ever names it
 	built, err := segment.Build(segment.Header{ID: id, CreatedAt: time.Now().UnixMilli(), Cluster: a.clusterID, Carry: records}, nil)
 	if err == nil {
-		ctx, cancel := context.WithTimeout(objstore.WithPurpose(ctx, objstore.Metadata), carryTimeout)
+		ctx, cancel := context.WithTimeout(objstore.WithPurpose(ctx, objstore.Carry), carryTimeout)
 		defer cancel()
 		err = a.parts.Objects.Put(ctx, id.Key(), built.Body)
 	}

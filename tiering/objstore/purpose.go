@@ -17,10 +17,11 @@ const (
 	Metadata                // snapshots and the catalogue's copy
 	Sweep                   // listing and deleting what nothing names
 	Check                   // fsck and recovery
+	Carry                   // journal records that no segment took along in time
 	numPurposes
 )
 
-var purposeNames = [numPurposes]string{"other", "produce", "fetch", "rollup", "merge", "clean", "metadata", "sweep", "check"}
+var purposeNames = [numPurposes]string{"other", "produce", "fetch", "rollup", "merge", "clean", "metadata", "sweep", "check", "carry"}
 
 func (p Purpose) String() string { return purposeNames[p] }
 

@@ -57,6 +57,8 @@ func TestFindingsNameTheSetting(t *testing.T) {
 		"GETs of whole blocks": {counted(bill.Key{Kind: "get", Purpose: "fetch"}, 6000, 6000*(2<<20)), ""},
 		"merging is not these": {counted(bill.Key{Kind: "put", Purpose: "merge"}, 240, 1000), ""},
 		"frequent snapshots":   {counted(bill.Key{Kind: "put", Purpose: "metadata"}, 60, 60_000), "inline-max"},
+		"carried records":      {counted(bill.Key{Kind: "put", Purpose: "carry"}, 12, 6_000), "carry-age"},
+		"carried by the way":   {counted(bill.Key{Kind: "put", Purpose: "carry"}, 1, 600), ""},
 		"tiny partitions":      {tiny, "num-partitions"},
 	} {
 		got := bill.Of(c.counts, bill.DefaultPrices()).Findings

@@ -30,6 +30,9 @@ const (
 	manyPartitions = 1000
 	// snapshotEvery is how often a busy cluster may write snapshots without a word.
 	snapshotEvery = time.Minute
+	// carryEvery is the carry-age that a saving is worked out for: still no more than minutes are missing
+	// from a cluster that has lost etcd and agents together.
+	carryEvery = time.Minute
 )
 
 // find looks for what makes the workload dear; months is what the counts are multiplied by.
@@ -43,6 +46,7 @@ func find(c Counts, p Prices, months float64) []Finding {
 	add(smallFlushes(c, p, months))
 	add(smallGets(c, p, months))
 	add(manySnapshots(c, p, months))
+	add(manyCarried(c, p, months))
 	add(tinyPartitions(c))
 	slices.SortFunc(out, func(a, b Finding) int { return cmp.Compare(b.Dollars, a.Dollars) })
 	return out
@@ -88,6 +92,19 @@ func manySnapshots(c Counts, p Prices, months float64) (Finding, bool) {
 		Setting: "inline-max", Dollars: saved,
 		What:   fmt.Sprintf("snapshots of metadata are frequent: %.0f a month", n*months),
 		Remedy: "lower inline-max or inline-rate, since inline batches make journals grow; or raise flush-age, so that there are fewer journal records",
+	}, true
+}
+
+func manyCarried(c Counts, p Prices, months float64) (Finding, bool) {
+	n := c.Requests[Key{"put", "carry"}]
+	saved := (n - c.Over.Seconds()/carryEvery.Seconds()) * months * p.of("put")
+	if saved < worthSaying {
+		return Finding{}, false
+	}
+	return Finding{
+		Setting: "carry-age", Dollars: saved,
+		What:   fmt.Sprintf("journal records are stored in the bucket by themselves: %.0f times a month, since few segments take them along", n*months),
+		Remedy: "raise carry-age, if it may be a minute of what was committed through etcd alone that is missing should etcd and all agents be lost in one moment",
 	}, true
 }
 
