@@ -3,6 +3,7 @@ package recovery_test
 import (
 	"testing"
 
+	"github.com/floelog/floe/metadata/journal"
 	"github.com/floelog/floe/metadata/shard"
 	"github.com/floelog/floe/protocol/batch"
 	"github.com/floelog/floe/repair/repairtest"
@@ -33,5 +34,16 @@ func TestFlushesThatWereMergedBeforeASnapshotAreNotTakenUpAgain(t *testing.T) {
 	same(t, states[0], w.States[0])
 	if r := p.Report.Shards[0]; len(r.Adopted) > 0 {
 		t.Errorf("taken up twice: %+v", r.Adopted)
+	}
+}
+
+// A shard may change hands many times without a record, and only its head tells.
+func TestEpochsThatTheBucketHasNotSeenAreNotGivenOutAgain(t *testing.T) {
+	w := loaded(t)
+	const unseen = repairtest.Epoch + 100_000
+	w.Put(w.Keys.Head(0), journal.Head{Epoch: unseen, Session: w.Session, Seq: w.States[0].Seq}.Encode())
+	w.Wipe()
+	if _, states := recovered(t, w); states[0].Epoch <= unseen {
+		t.Errorf("the shard goes on with epoch %d, clients have seen %d", states[0].Epoch, unseen)
 	}
 }

@@ -141,7 +141,7 @@ func (s *rebuilt) flush(id tiering.SegmentID) {
 }
 
 // leads returns the epoch under which the next leader will stand below.
-func (s *rebuilt) leads() tiering.LeaderEpoch { return s.epoch + jump }
+func (s *rebuilt) leads() tiering.LeaderEpoch { return s.epoch + epochJump }
 
 // finish forgets what agents had submitted, who are all dead, and moves epoch and seq above all
 // that were ever given out.
