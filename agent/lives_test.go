@@ -91,6 +91,11 @@ func (stuckReads) GetRange(ctx context.Context, _ string, _, _ int64) ([]byte, e
 	return nil, ctx.Err()
 }
 
+func (stuckReads) GetUpTo(ctx context.Context, _ string, _, _ int64) ([]byte, int64, error) {
+	<-ctx.Done()
+	return nil, 0, ctx.Err()
+}
+
 type noRegistry struct{}
 
 func (noRegistry) Register(prometheus.Collector) error  { return nil }

@@ -50,6 +50,16 @@ func (s *fetchedBytes) GetRange(ctx context.Context, key string, off, n int64) (
 	return s.Store.GetRange(ctx, key, off, n)
 }
 
+func (s *fetchedBytes) GetUpTo(ctx context.Context, key string, off, n int64) ([]byte, int64, error) {
+	data, size, err := s.Store.GetUpTo(ctx, key, off, n)
+	if err == nil && objstore.PurposeOf(ctx) == objstore.Fetch && strings.HasPrefix(key, tiering.SegmentPrefix) {
+		s.mu.Lock()
+		s.seen[key] = append(s.seen[key], [2]int64{off, off + int64(len(data))})
+		s.mu.Unlock()
+	}
+	return data, size, err
+}
+
 // consume reads all partitions of a topic at an agent, and returns how many bytes there are.
 func (c *cluster) consume(n *node, topic *catalogue.Topic) (bytes int) {
 	for p := range int32(numShards) {

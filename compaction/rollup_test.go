@@ -42,6 +42,11 @@ func (c *counted) GetRange(ctx context.Context, key string, off, n int64) ([]byt
 	return c.Store.GetRange(ctx, key, off, n)
 }
 
+func (c *counted) GetUpTo(ctx context.Context, key string, off, n int64) ([]byte, int64, error) {
+	c.all.Add(1)
+	return c.Store.GetUpTo(ctx, key, off, n)
+}
+
 // The replacements of one roll-up may be more than one journal record holds.
 func TestARollUpOfVeryManyPartitionsIsCommitted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

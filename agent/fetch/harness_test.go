@@ -78,6 +78,17 @@ func (w watched) GetRange(ctx context.Context, key string, offset, length int64)
 	return b, err
 }
 
+func (w watched) GetUpTo(ctx context.Context, key string, offset, length int64) ([]byte, int64, error) {
+	if w.l.before != nil {
+		w.l.before(key)
+	}
+	b, size, err := w.Store.GetUpTo(ctx, key, offset, length)
+	if errors.Is(err, objstore.ErrNotFound) && w.l.gone != nil {
+		w.l.gone(key)
+	}
+	return b, size, err
+}
+
 // session is a session that never ends.
 type session struct {
 	id    tiering.SessionID

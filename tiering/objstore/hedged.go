@@ -151,23 +151,41 @@ func (h *hedged) took(n int64, d time.Duration) {
 }
 
 func (h *hedged) GetRange(ctx context.Context, key string, off, n int64) ([]byte, error) {
+	a := h.get(ctx, n, func(ctx context.Context) (a answer) {
+		a.data, a.err = h.Store.GetRange(ctx, key, off, n)
+		return a
+	})
+	return a.data, a.err
+}
+
+func (h *hedged) GetUpTo(ctx context.Context, key string, off, n int64) ([]byte, int64, error) {
+	a := h.get(ctx, n, func(ctx context.Context) (a answer) {
+		a.data, a.size, a.err = h.Store.GetUpTo(ctx, key, off, n)
+		return a
+	})
+	return a.data, a.size, a.err
+}
+
+// get asks for up to n bytes, a second time if that takes longer than most.
+func (h *hedged) get(ctx context.Context, n int64, ask func(context.Context) answer) answer {
 	start := time.Now()
 	delay, able := h.begin(n)
 	if !able {
-		data, err := h.Store.GetRange(ctx, key, off, n)
-		h.heard(err)
-		if err == nil {
+		a := ask(ctx)
+		h.heard(a.err)
+		if a.err == nil {
 			h.took(n, time.Since(start))
 		}
-		return data, err
+		return a
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	answers := make(chan answer, 2)
 	get := func(second bool) {
-		data, err := h.Store.GetRange(ctx, key, off, n)
-		h.heard(err)
-		answers <- answer{data, err, second}
+		a := ask(ctx)
+		h.heard(a.err)
+		a.second = second
+		answers <- a
 	}
 	go get(false)
 	timer := time.NewTimer(delay)
@@ -187,12 +205,13 @@ func (h *hedged) GetRange(ctx context.Context, key string, off, n int64) ([]byte
 	if first.err == nil {
 		h.took(n, time.Since(start))
 	}
-	return first.data, first.err
+	return first
 }
 
 // answer is what one of two GETs ended with.
 type answer struct {
 	data   []byte
+	size   int64
 	err    error
 	second bool
 }

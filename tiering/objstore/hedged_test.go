@@ -57,6 +57,11 @@ func (s *slow) GetRange(ctx context.Context, _ string, _, n int64) ([]byte, erro
 	return make([]byte, n), nil
 }
 
+func (s *slow) GetUpTo(ctx context.Context, key string, off, n int64) ([]byte, int64, error) {
+	b, err := s.GetRange(ctx, key, off, n/2)
+	return b, off + n/2, err
+}
+
 func (s *slow) seen() (gets, cancelled int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -99,6 +104,25 @@ func timed(t *testing.T, s objstore.Store, n int64) (time.Duration, error) {
 	d := time.Since(start)
 	synctest.Wait() // for the loser
 	return d, err
+}
+
+func TestASlowGetUpToIsAskedASecondTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, h, _ := hedge(t, objstore.HedgeConfig{})
+		s.answer = func(get int) (time.Duration, error) {
+			return []time.Duration{time.Minute, 22 * time.Millisecond}[get], nil
+		}
+		start := time.Now()
+		data, size, err := h.GetUpTo(t.Context(), "k", 7, 1<<20)
+		if err != nil || len(data) != 1<<19 || size != 7+(1<<19) {
+			t.Errorf("got %d bytes of %d, %v", len(data), size, err)
+		}
+		took := time.Since(start)
+		synctest.Wait() // for the loser
+		if gets, cancelled := s.seen(); took != 52*time.Millisecond || gets != 2 || cancelled != 1 {
+			t.Errorf("%d GETs, %d cancelled, %v", gets, cancelled, took)
+		}
+	})
 }
 
 func TestASlowGetIsAskedASecondTime(t *testing.T) {

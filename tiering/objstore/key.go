@@ -57,6 +57,14 @@ func checkCharacters(s string) error {
 	return nil
 }
 
+// CheckUpTo reports, as ErrInvalid, a key or range that GetUpTo cannot mean.
+func CheckUpTo(key string, off, n int64) error {
+	if n == 0 {
+		return fmt.Errorf("%w: at most 0 bytes from position %d of %s", ErrInvalid, off, key)
+	}
+	return CheckRange(key, off, n)
+}
+
 // CheckRange reports, as ErrInvalid, a key or range that GetRange cannot mean.
 func CheckRange(key string, off, n int64) error {
 	if off < 0 || n < 0 || off+n < 0 {

@@ -189,6 +189,13 @@ func (m *metered) GetRange(ctx context.Context, key string, off, n int64) ([]byt
 	return data, err
 }
 
+func (m *metered) GetUpTo(ctx context.Context, key string, off, n int64) ([]byte, int64, error) {
+	start := time.Now()
+	data, size, err := m.Store.GetUpTo(ctx, key, off, n)
+	m.observe(ctx, kindGet, start, int64(len(data)), err)
+	return data, size, err
+}
+
 func (m *metered) Head(ctx context.Context, key string) (Info, error) {
 	start := time.Now()
 	info, err := m.Store.Head(ctx, key)

@@ -45,13 +45,15 @@ func TestMeteredCounts(t *testing.T) {
 	errs = append(errs, err)
 	_, err = second.GetRange(ctx, "a", 900, 250)
 	errs = append(errs, err)
+	_, _, err = second.GetUpTo(ctx, "a", 900, 250) // 100 bytes
+	errs = append(errs, err)
 	_, err = second.Head(ctx, "none")
 	errs = append(errs, err)
 	_, err = second.List(ctx, "", "", 10)
 	errs = append(errs, err, second.Delete(ctx, "a", "b", "c"))
 
 	want := []error{nil, objstore.ErrExists, objstore.ErrThrottled, errReset, objstore.ErrDenied, context.Canceled,
-		nil, objstore.ErrCorrupt, objstore.ErrNotFound, nil, nil}
+		nil, objstore.ErrCorrupt, nil, objstore.ErrNotFound, nil, nil}
 	for i, err := range errs {
 		if !errors.Is(err, want[i]) {
 			t.Errorf("call %d: %v, want %v", i, err, want[i])
@@ -60,7 +62,7 @@ func TestMeteredCounts(t *testing.T) {
 	checkMetrics(t, reg, `
 floe_objstore_requests_total{kind="delete",outcome="ok"} 1
 floe_objstore_requests_total{kind="get",outcome="corrupt"} 1
-floe_objstore_requests_total{kind="get",outcome="ok"} 1
+floe_objstore_requests_total{kind="get",outcome="ok"} 2
 floe_objstore_requests_total{kind="head",outcome="not_found"} 1
 floe_objstore_requests_total{kind="list",outcome="ok"} 1
 floe_objstore_requests_total{kind="put",outcome="canceled"} 1
@@ -69,15 +71,16 @@ floe_objstore_requests_total{kind="put",outcome="error"} 1
 floe_objstore_requests_total{kind="put",outcome="exists"} 1
 floe_objstore_requests_total{kind="put",outcome="ok"} 1
 floe_objstore_requests_total{kind="put",outcome="throttled"} 1
-floe_objstore_bytes_total{kind="get"} 250
+floe_objstore_bytes_total{kind="get"} 350
 floe_objstore_bytes_total{kind="put"} 1000
 floe_objstore_purpose_requests_total{kind="put",purpose="other"} 6
 floe_objstore_purpose_requests_total{kind="get",purpose="fetch"} 1
-floe_objstore_purpose_requests_total{kind="get",purpose="other"} 1
+floe_objstore_purpose_requests_total{kind="get",purpose="other"} 2
 floe_objstore_purpose_requests_total{kind="head",purpose="other"} 1
 floe_objstore_purpose_requests_total{kind="list",purpose="other"} 1
 floe_objstore_purpose_requests_total{kind="delete",purpose="other"} 1
 floe_objstore_purpose_bytes_total{kind="get",purpose="fetch"} 250
+floe_objstore_purpose_bytes_total{kind="get",purpose="other"} 100
 floe_objstore_purpose_bytes_total{kind="put",purpose="other"} 1000
 `)
 }

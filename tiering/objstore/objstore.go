@@ -6,7 +6,8 @@
 // Invariants:
 //  1. An object is written once: Put creates or fails, nothing overwrites.
 //  2. After Put returned nil the object is durable and every reader sees all of it.
-//  3. A reader gets exactly the bytes it asked for, or an error.
+//  3. A reader gets exactly the bytes it asked for, or an error; fewer only from GetUpTo,
+//     and only if the store says itself that the object ends there.
 //
 // All methods may be called concurrently.
 //
@@ -31,6 +32,7 @@ package objstore
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -44,6 +46,11 @@ var ErrNotFound = errors.New("object not found")
 // ErrCorrupt says that bytes came back that are not the ones that were stored: too
 // few, too many, or with another checksum. Reading again may help.
 var ErrCorrupt = errors.New("object corrupt")
+
+// ErrBeyond says that the object ends at or before the position from which bytes were
+// wanted, so that there are none. It is an ErrCorrupt too: whoever names a position has
+// reason to believe that there is something.
+var ErrBeyond = fmt.Errorf("%w: it ends before", ErrCorrupt)
 
 // ErrThrottled says that the store asked for fewer requests (HTTP 429, 503 SlowDown).
 var ErrThrottled = errors.New("object store throttles")
@@ -78,6 +85,12 @@ type Store interface {
 	// object, ErrCorrupt if the object ends before off+n or the answer is damaged.
 	// The caller owns the result. Of no bytes (n = 0) only the place is checked.
 	GetRange(ctx context.Context, key string, off, n int64) ([]byte, error)
+
+	// GetUpTo returns the bytes from position off on, n > 0 of them or as many as there are,
+	// and the size of the object by the store's own word: always min(n, size-off) bytes.
+	// ErrNotFound if there is no object, ErrBeyond if it has no byte at off, ErrCorrupt if
+	// the answer is damaged or cut. The caller owns the result.
+	GetUpTo(ctx context.Context, key string, off, n int64) (data []byte, size int64, err error)
 
 	// Head describes the object, or ErrNotFound.
 	Head(ctx context.Context, key string) (Info, error)

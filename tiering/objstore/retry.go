@@ -58,6 +58,10 @@ func setDefault[T int | int64 | float64 | time.Duration](field *T, value T) {
 // damaged in the store stays so, and whoever asked has to hear of it.
 const maxRereads = 2
 
+// maxCarry bounds the time that an attempt gets for its bytes. Not less: the largest object at
+// the slowest pace. Not more: GetUpTo may be asked for far more than there is.
+const maxCarry = time.Hour
+
 // Retry returns a store that repeats what failed and may work the next time, with
 // exponential backoff, full jitter drawn from rng, a timeout per attempt and a budget
 // that keeps an outage from turning into a storm. ErrExists, ErrNotFound, ErrDenied and
@@ -109,7 +113,8 @@ func (r *retry) do(ctx context.Context, size int64, try func(context.Context) er
 }
 
 func (r *retry) attempt(ctx context.Context, size int64, try func(context.Context) error) error {
-	timeout := r.cfg.Timeout + time.Duration(float64(size)/float64(r.cfg.BytesPerSecond)*float64(time.Second))
+	carries := min(float64(size)/float64(r.cfg.BytesPerSecond), maxCarry.Seconds())
+	timeout := r.cfg.Timeout + time.Duration(carries*float64(time.Second))
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	return try(ctx)
@@ -206,6 +211,14 @@ func (r *retry) GetRange(ctx context.Context, key string, off, n int64) (data []
 		return err
 	})
 	return data, err
+}
+
+func (r *retry) GetUpTo(ctx context.Context, key string, off, n int64) (data []byte, size int64, err error) {
+	err = r.do(ctx, n, func(ctx context.Context) error {
+		data, size, err = r.inner.GetUpTo(ctx, key, off, n)
+		return err
+	})
+	return data, size, err
 }
 
 func (r *retry) Head(ctx context.Context, key string) (info Info, err error) {

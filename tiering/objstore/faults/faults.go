@@ -36,9 +36,9 @@ const (
 	LateDone    Fault = "late done"    // such a Put created its object in the end
 	LateRefused Fault = "late refused" // such a Put was refused in the end
 	LateDropped Fault = "late dropped" // such a Put was given up by Close
-	Truncated   Fault = "truncated"    // a GetRange noticed that bytes were missing: ErrCorrupt
-	Short       Fault = "short"        // a GetRange returned too few bytes without an error
-	Flipped     Fault = "flipped"      // a GetRange returned bytes with one bit changed
+	Truncated   Fault = "truncated"    // a GET noticed that bytes were missing: ErrCorrupt
+	Short       Fault = "short"        // a GET returned too few bytes without an error
+	Flipped     Fault = "flipped"      // a GET returned bytes with one bit changed
 	Missing     Fault = "missing"      // an existing object answered with ErrNotFound
 )
 
@@ -59,12 +59,12 @@ type Rates struct {
 	Late                         float64
 	LateGiveUp, LateMin, LateMax time.Duration
 
-	// Truncated, Short and Flipped apply to GetRange. Short and Flipped break the
+	// Truncated, Short and Flipped apply to GetRange and GetUpTo. Short and Flipped break the
 	// contract of objstore as no driver of Floe does, but a proxy or a bad disk may:
 	// whoever reads must check the bytes.
 	Truncated, Short, Flipped float64
 
-	Missing float64 // applies to GetRange and Head
+	Missing float64 // applies to GetRange, GetUpTo and Head
 }
 
 // Plan holds the rates of each kind of request. The zero Plan has no faults.
@@ -245,6 +245,27 @@ func (s *Store) GetRange(ctx context.Context, key string, off, n int64) ([]byte,
 	if err = s.after("get "+key, d, err); err != nil {
 		return nil, err
 	}
+	return s.spoil(key, d, data)
+}
+
+// GetUpTo implements objstore.Store.
+func (s *Store) GetUpTo(ctx context.Context, key string, off, n int64) ([]byte, int64, error) {
+	d := s.throw(func(p *Plan) *Rates { return &p.Get })
+	if err := s.before(ctx, "get "+key, d); err != nil {
+		return nil, 0, err
+	}
+	data, size, err := s.inner.GetUpTo(ctx, key, off, n)
+	if err = s.after("get "+key, d, err); err != nil {
+		return nil, 0, err
+	}
+	if data, err = s.spoil(key, d, data); err != nil {
+		return nil, 0, err
+	}
+	return data, size, nil
+}
+
+// spoil plays what happens to bytes on the way back.
+func (s *Store) spoil(key string, d dice, data []byte) ([]byte, error) {
 	switch {
 	case d.missing:
 		s.count(Missing)

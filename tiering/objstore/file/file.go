@@ -136,6 +136,32 @@ func (s *Store) GetRange(ctx context.Context, key string, off, n int64) ([]byte,
 	if off+n > info.Size() {
 		return nil, fmt.Errorf("file: get %s: ends at %d, before %d: %w", key, info.Size(), off+n, objstore.ErrCorrupt)
 	}
+	return readAt(f, key, off, n)
+}
+
+// GetUpTo implements objstore.Store.
+func (s *Store) GetUpTo(ctx context.Context, key string, off, n int64) ([]byte, int64, error) {
+	if err := objstore.CheckUpTo(key, off, n); err != nil {
+		return nil, 0, err
+	}
+	f, info, err := s.openObject(ctx, key)
+	if err != nil {
+		return nil, 0, fmt.Errorf("file: get %s: %w", key, err)
+	}
+	defer f.Close()
+	size := info.Size()
+	if off >= size {
+		return nil, 0, fmt.Errorf("file: get %s: ends at %d: nothing at %d: %w", key, size, off, objstore.ErrBeyond)
+	}
+	data, err := readAt(f, key, off, min(n, size-off))
+	if err != nil {
+		return nil, 0, err
+	}
+	return data, size, nil
+}
+
+// readAt reads n bytes of an object that has them.
+func readAt(f *os.File, key string, off, n int64) ([]byte, error) {
 	data := make([]byte, n)
 	if _, err := f.ReadAt(data, off); errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("file: get %s: cut while it was read: %w", key, objstore.ErrCorrupt)

@@ -69,6 +69,22 @@ func (s *Store) GetRange(ctx context.Context, key string, off, n int64) ([]byte,
 	return slices.Clone(o.data[off : off+n]), nil
 }
 
+// GetUpTo implements objstore.Store.
+func (s *Store) GetUpTo(ctx context.Context, key string, off, n int64) ([]byte, int64, error) {
+	if err := objstore.CheckUpTo(key, off, n); err != nil {
+		return nil, 0, err
+	}
+	o, err := s.get(ctx, key)
+	if err != nil {
+		return nil, 0, err
+	}
+	size := int64(len(o.data))
+	if off >= size {
+		return nil, 0, fmt.Errorf("memory: %s ends at %d: nothing at %d: %w", key, size, off, objstore.ErrBeyond)
+	}
+	return slices.Clone(o.data[off:min(off+n, size)]), size, nil
+}
+
 // Head implements objstore.Store.
 func (s *Store) Head(ctx context.Context, key string) (objstore.Info, error) {
 	o, err := s.get(ctx, key)

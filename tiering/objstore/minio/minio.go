@@ -14,6 +14,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"strings"
@@ -125,18 +126,43 @@ func (s *Store) GetRange(ctx context.Context, key string, off, n int64) ([]byte,
 	if n == 0 {
 		return s.getNothing(ctx, key, off)
 	}
-	var options client.GetObjectOptions
-	options.Set("Range", s3wire.RangeHeader(off, n))
-	body, info, header, err := s.core.GetObject(ctx, s.bucket, s.prefix+key, options)
+	body, length, contentRange, err := s.get(ctx, key, off, n)
 	if err != nil {
-		return nil, fmt.Errorf("minio: get %s: %w", key, wireError(s3wire.Read, err))
+		return nil, err
 	}
 	defer body.Close()
-	data, err := s3wire.ReadRange(body, info.Size, header.Get("Content-Range"), off, n)
+	data, err := s3wire.ReadRange(body, length, contentRange, off, n)
 	if err != nil {
 		return nil, fmt.Errorf("minio: get %s: %w", key, err)
 	}
 	return data, nil
+}
+
+// GetUpTo implements objstore.Store.
+func (s *Store) GetUpTo(ctx context.Context, key string, off, n int64) ([]byte, int64, error) {
+	if err := objstore.CheckUpTo(key, off, n); err != nil {
+		return nil, 0, err
+	}
+	body, length, contentRange, err := s.get(ctx, key, off, n)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer body.Close()
+	data, size, err := s3wire.ReadUpTo(body, length, contentRange, off, n)
+	if err != nil {
+		return nil, 0, fmt.Errorf("minio: get %s: %w", key, err)
+	}
+	return data, size, nil
+}
+
+func (s *Store) get(ctx context.Context, key string, off, n int64) (body io.ReadCloser, length int64, contentRange string, err error) {
+	var options client.GetObjectOptions
+	options.Set("Range", s3wire.RangeHeader(off, n))
+	body, info, header, err := s.core.GetObject(ctx, s.bucket, s.prefix+key, options)
+	if err != nil {
+		return nil, 0, "", fmt.Errorf("minio: get %s: %w", key, wireError(s3wire.Read, err))
+	}
+	return body, info.Size, header.Get("Content-Range"), nil
 }
 
 // getNothing only checks the place: HTTP cannot ask for no bytes.

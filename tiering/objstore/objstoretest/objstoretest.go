@@ -28,6 +28,7 @@ func Run(t *testing.T, newStore func(t *testing.T) objstore.Store) {
 		{"bodies of every shape come back", testShapes},
 		{"a body is not kept", testBodyNotKept},
 		{"ranges are exact", testRanges},
+		{"reads up to the end tell where it is", testUpTo},
 		{"a result belongs to the caller", testResultOwned},
 		{"head describes", testHead},
 		{"what is missing is not found", testMissing},
@@ -169,6 +170,40 @@ func testRanges(t *testing.T, s objstore.Store) {
 	for _, r := range [][2]int64{{-1, 1}, {0, -1}, {1, 1<<63 - 1}} {
 		_, err := s.GetRange(t.Context(), "r", r[0], r[1])
 		wantErr(t, fmt.Sprintf("range %v", r), err, objstore.ErrInvalid)
+	}
+}
+
+func testUpTo(t *testing.T, s objstore.Store) {
+	body := Body(17, 5000, 700)
+	all := body.Bytes()
+	put(t, s, "u", body)
+	put(t, s, "empty", nil)
+	for _, r := range [][2]int64{{0, 1}, {0, 4999}, {0, 5000}, {0, 5001}, {4999, 1}, {4999, 2}, {1234, 1 << 30}, {699, 2}, {1, 1<<63 - 2}} {
+		got, size, err := s.GetUpTo(t.Context(), "u", r[0], r[1])
+		if err != nil || size != 5000 || !bytes.Equal(got, all[r[0]:min(r[1], 5000-r[0])+r[0]]) {
+			t.Errorf("up to %v: %d bytes of %d, %v", r, len(got), size, err)
+		}
+		clear(got)
+	}
+	wantObject(t, s, "u", all)
+	for _, r := range []struct {
+		key    string
+		off, n int64
+		want   error
+	}{
+		{"u", 5000, 1, objstore.ErrBeyond},
+		{"u", 6000, 10, objstore.ErrBeyond},
+		{"u", 5000, 1, objstore.ErrCorrupt},
+		{"empty", 0, 1, objstore.ErrBeyond},
+		{"none", 0, 1, objstore.ErrNotFound},
+		{"u", 0, 0, objstore.ErrInvalid},
+		{"u", 0, -1, objstore.ErrInvalid},
+		{"u", -1, 1, objstore.ErrInvalid},
+		{"u", 1, 1<<63 - 1, objstore.ErrInvalid},
+		{"a b", 0, 1, objstore.ErrInvalid},
+	} {
+		got, _, err := s.GetUpTo(t.Context(), r.key, r.off, r.n)
+		wantErr(t, fmt.Sprintf("%+v: %d bytes", r, len(got)), err, r.want)
 	}
 }
 
@@ -357,6 +392,8 @@ func testCanceled(t *testing.T, s objstore.Store) {
 	wantErr(t, "put", s.Put(ctx, "c", Body(16, 10, 10)), context.Canceled)
 	_, err := s.GetRange(ctx, "c", 0, 1)
 	wantErr(t, "get", err, context.Canceled)
+	_, _, err = s.GetUpTo(ctx, "c", 0, 1)
+	wantErr(t, "get up to", err, context.Canceled)
 	_, err = s.Head(ctx, "c")
 	wantErr(t, "head", err, context.Canceled)
 	_, err = s.List(ctx, "", "", 1)

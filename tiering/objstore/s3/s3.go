@@ -150,6 +150,36 @@ func (s *Store) GetRange(ctx context.Context, key string, off, n int64) ([]byte,
 	if n == 0 {
 		return s.getNothing(ctx, key, off)
 	}
+	out, err := s.get(ctx, key, off, n)
+	if err != nil {
+		return nil, err
+	}
+	defer out.Body.Close()
+	data, err := s3wire.ReadRange(out.Body, aws.ToInt64(out.ContentLength), aws.ToString(out.ContentRange), off, n)
+	if err != nil {
+		return nil, fmt.Errorf("s3: get %s: %w", key, err)
+	}
+	return data, nil
+}
+
+// GetUpTo implements objstore.Store.
+func (s *Store) GetUpTo(ctx context.Context, key string, off, n int64) ([]byte, int64, error) {
+	if err := objstore.CheckUpTo(key, off, n); err != nil {
+		return nil, 0, err
+	}
+	out, err := s.get(ctx, key, off, n)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer out.Body.Close()
+	data, size, err := s3wire.ReadUpTo(out.Body, aws.ToInt64(out.ContentLength), aws.ToString(out.ContentRange), off, n)
+	if err != nil {
+		return nil, 0, fmt.Errorf("s3: get %s: %w", key, err)
+	}
+	return data, size, nil
+}
+
+func (s *Store) get(ctx context.Context, key string, off, n int64) (*awss3.GetObjectOutput, error) {
 	out, err := s.client.GetObject(ctx, &awss3.GetObjectInput{
 		Bucket: &s.bucket,
 		Key:    s.key(key),
@@ -158,12 +188,7 @@ func (s *Store) GetRange(ctx context.Context, key string, off, n int64) ([]byte,
 	if err != nil {
 		return nil, fmt.Errorf("s3: get %s: %w", key, wireError(s3wire.Read, err))
 	}
-	defer out.Body.Close()
-	data, err := s3wire.ReadRange(out.Body, aws.ToInt64(out.ContentLength), aws.ToString(out.ContentRange), off, n)
-	if err != nil {
-		return nil, fmt.Errorf("s3: get %s: %w", key, err)
-	}
-	return data, nil
+	return out, nil
 }
 
 // getNothing only checks the place: HTTP cannot ask for no bytes.

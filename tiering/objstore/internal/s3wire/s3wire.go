@@ -77,7 +77,7 @@ func meaning(op Op, status int, code string) error {
 	case "PreconditionFailed":
 		return objstore.ErrExists
 	case "InvalidRange":
-		return objstore.ErrCorrupt
+		return objstore.ErrBeyond
 	}
 	switch status {
 	case http.StatusPreconditionFailed:
@@ -96,7 +96,7 @@ func meaning(op Op, status int, code string) error {
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
 		return objstore.ErrThrottled
 	case http.StatusRequestedRangeNotSatisfiable:
-		return objstore.ErrCorrupt
+		return objstore.ErrBeyond
 	}
 	return nil
 }
@@ -120,7 +120,7 @@ func RangeHeader(off, n int64) string { return fmt.Sprintf("bytes=%d-%d", off, o
 // contentRange: exactly the n bytes that were asked for, or ErrCorrupt. It allocates
 // only after the headers promised n bytes.
 func ReadRange(body io.Reader, length int64, contentRange string, off, n int64) ([]byte, error) {
-	first, last, err := parseContentRange(contentRange)
+	first, last, _, err := parseContentRange(contentRange)
 	if err != nil {
 		return nil, err
 	}
@@ -128,6 +128,32 @@ func ReadRange(body io.Reader, length int64, contentRange string, off, n int64) 
 		return nil, fmt.Errorf("%w: asked for bytes %d-%d, the answer has %q and %d bytes",
 			objstore.ErrCorrupt, off, off+n-1, contentRange, length)
 	}
+	return readAll(body, n)
+}
+
+// ReadUpTo reads the answer to RangeHeader(off, n) where the object may end before: as many
+// bytes as the headers promised, if these end where the range does or the object, and the size
+// of the object. It allocates only after that, and no more than n bytes.
+func ReadUpTo(body io.Reader, length int64, contentRange string, off, n int64) (data []byte, size int64, err error) {
+	first, last, size, err := parseContentRange(contentRange)
+	if err != nil {
+		return nil, 0, err
+	}
+	if size < 0 {
+		return nil, 0, fmt.Errorf("%w: the answer does not tell the object's size: Content-Range %q", objstore.ErrCorrupt, contentRange)
+	}
+	if first != off || last != min(off+n, size)-1 || length != last-first+1 {
+		return nil, 0, fmt.Errorf("%w: asked for bytes %d-%d or up to the end, the answer has %q and %d bytes",
+			objstore.ErrCorrupt, off, off+n-1, contentRange, length)
+	}
+	if data, err = readAll(body, length); err != nil {
+		return nil, 0, err
+	}
+	return data, size, nil
+}
+
+// readAll reads a body of n bytes.
+func readAll(body io.Reader, n int64) ([]byte, error) {
 	data := make([]byte, n)
 	if k, err := io.ReadFull(body, data); err == io.EOF || err == io.ErrUnexpectedEOF {
 		return nil, fmt.Errorf("%w: %d of %d bytes came", objstore.ErrCorrupt, k, n)
@@ -144,25 +170,31 @@ func ReadRange(body io.Reader, length int64, contentRange string, off, n int64) 
 	return data, nil
 }
 
-// parseContentRange reads "bytes FIRST-LAST/SIZE".
-func parseContentRange(s string) (first, last int64, err error) {
+// parseContentRange reads "bytes FIRST-LAST/SIZE"; the size is negative where it is "*".
+func parseContentRange(s string) (first, last, size int64, err error) {
 	bad := fmt.Errorf("%w: the answer is no range: Content-Range %q", objstore.ErrCorrupt, s)
 	span, ok := strings.CutPrefix(s, "bytes ")
 	if !ok {
-		return 0, 0, bad
+		return 0, 0, 0, bad
 	}
-	span, _, ok = strings.Cut(span, "/")
+	span, of, ok := strings.Cut(span, "/")
 	from, to, dash := strings.Cut(span, "-")
 	if !ok || !dash {
-		return 0, 0, bad
+		return 0, 0, 0, bad
 	}
 	if first, err = strconv.ParseInt(from, 10, 64); err != nil || first < 0 {
-		return 0, 0, bad
+		return 0, 0, 0, bad
 	}
 	if last, err = strconv.ParseInt(to, 10, 64); err != nil || last < first {
-		return 0, 0, bad
+		return 0, 0, 0, bad
 	}
-	return first, last, nil
+	if of == "*" {
+		return first, last, -1, nil
+	}
+	if size, err = strconv.ParseInt(of, 10, 64); err != nil || size <= last {
+		return 0, 0, 0, bad
+	}
+	return first, last, size, nil
 }
 
 // EncodeSum renders a CRC-32C as S3 does: base64 of the big-endian number.

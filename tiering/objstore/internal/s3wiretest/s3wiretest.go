@@ -38,6 +38,7 @@ func Run(t *testing.T, newStore func(t *testing.T, endpoint string) objstore.Sto
 	t.Run("put", func(t *testing.T) { testPut(t, serve) })
 	t.Run("a body is let go of", func(t *testing.T) { testLetGo(t, serve) })
 	t.Run("ranges", func(t *testing.T) { testRanges(t, serve) })
+	t.Run("ranges up to the end", func(t *testing.T) { testUpTo(t, serve) })
 	t.Run("delete", func(t *testing.T) { testDelete(t, serve) })
 	t.Run("checksums of parts", func(t *testing.T) { testPartSums(t, serve) })
 }
@@ -208,6 +209,57 @@ func testRanges(t *testing.T, serve serveFunc) {
 				t.Errorf("got %d bytes, %v; want error %v", len(got), err, test.want)
 			}
 		})
+	}
+}
+
+func testUpTo(t *testing.T, serve serveFunc) {
+	data := objstoretest.Body(1, 100, 100)[0]
+	for name, test := range map[string]struct {
+		status       int
+		contentRange string
+		body         []byte
+		length       int // claimed
+		size         int64
+		want         error
+	}{
+		"all of it":                   {206, "bytes 10-29/100", data[10:30], 20, 100, nil},
+		"the object ends":             {206, "bytes 10-19/20", data[10:20], 10, 20, nil},
+		"less, and it does not end":   {206, "bytes 10-19/100", data[10:20], 10, 0, objstore.ErrCorrupt},
+		"cut on the way":              {206, "bytes 10-19/20", data[10:15], 10, 0, objstore.ErrCorrupt},
+		"cut, and the length says so": {206, "bytes 10-19/20", data[10:15], 5, 0, objstore.ErrCorrupt},
+		"size not known":              {206, "bytes 10-29/*", data[10:30], 20, 0, objstore.ErrCorrupt},
+		"range ignored":               {200, "", data, 100, 0, objstore.ErrCorrupt},
+		"another place":               {206, "bytes 11-19/20", data[11:20], 9, 0, objstore.ErrCorrupt},
+		"too much":                    {206, "bytes 10-39/100", data[10:40], 30, 0, objstore.ErrCorrupt},
+		"ends beyond its size":        {206, "bytes 10-29/25", data[10:30], 20, 0, objstore.ErrCorrupt},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t, func(w http.ResponseWriter, r *http.Request) {
+				if got := r.Header.Get("Range"); got != "bytes=10-29" {
+					t.Errorf("asked for %q", got)
+				}
+				w.Header().Set("Last-Modified", "Wed, 21 Oct 2015 07:28:00 GMT")
+				w.Header().Set("ETag", `"x"`)
+				if test.contentRange != "" {
+					w.Header().Set("Content-Range", test.contentRange)
+				}
+				w.Header().Set("Content-Length", strconv.Itoa(test.length))
+				w.WriteHeader(test.status)
+				_, _ = w.Write(test.body) // the client may have hung up
+			})
+			got, size, err := s.GetUpTo(t.Context(), "key", 10, 20)
+			want := data[10:min(30, max(test.size, 10))]
+			if !errors.Is(err, test.want) || test.want == nil && (err != nil || size != test.size || !slices.Equal(got, want)) {
+				t.Errorf("got %d bytes of %d, %v; want error %v", len(got), size, err, test.want)
+			}
+			if errors.Is(err, objstore.ErrBeyond) {
+				t.Errorf("a damaged answer is taken for the end: %v", err)
+			}
+		})
+	}
+	s := serve(t, func(w http.ResponseWriter, _ *http.Request) { fail(w, 416, "InvalidRange") })
+	if _, _, err := s.GetUpTo(t.Context(), "key", 10, 20); !errors.Is(err, objstore.ErrBeyond) {
+		t.Errorf("beyond the end: %v", err)
 	}
 }
 
