@@ -76,7 +76,7 @@ var coordinationBugs = []bug{
 	{"epoch not raised: the next transaction has the epoch of the one before", 100, []string{"epochs"}, func() plant {
 		return onTxns(func(_ *world, inner kafka.Transactions) kafka.Transactions { return &flat{inner} })
 	}},
-	{"last stable offset: it is the high watermark", 100, []string{"pre-committed read", "aborted read"}, func() plant {
+	{"last stable offset: it is the high watermark", 100, []string{"pre-committed read", "aborted read", "aborted lists"}, func() plant {
 		return onFetch(func(req *kafka.FetchRequest, fetch func() []kafka.FetchResult) []kafka.FetchResult {
 			committed := req.ReadCommitted
 			req.ReadCommitted = false
