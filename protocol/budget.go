@@ -69,7 +69,7 @@ func (c *Charge) Bytes() int64 {
 }
 
 // Shrink gives back what is held beyond n bytes, because that much is no longer in
-// memory. A charge never grows: who waits for budget must not hold some.
+// memory. A charge never waits in order to grow (see TryGrow): who waits for budget must not hold some.
 func (c *Charge) Shrink(n int64) {
 	if c == nil {
 		return
@@ -82,6 +82,20 @@ func (c *Charge) Shrink(n int64) {
 			return
 		}
 	}
+}
+
+// TryGrow charges n bytes more if they are free and nobody waits for any. A nil Charge is of no budget,
+// and may grow at will. Not to be called after Release, or beside it.
+func (c *Charge) TryGrow(n int64) bool {
+	if c == nil {
+		return true
+	}
+	if n < 0 || !c.budget.sem.TryAcquire(n) {
+		return false
+	}
+	c.budget.used.Add(n)
+	c.n.Add(n)
+	return true
 }
 
 // Release gives the bytes back. Only the first call has an effect; any goroutine may

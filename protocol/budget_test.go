@@ -49,6 +49,27 @@ func TestBudget(t *testing.T) {
 			}
 		})
 	})
+	t.Run("growing never waits", func(t *testing.T) {
+		b := protocol.NewBudget(100)
+		held, err := b.Acquire(t.Context(), 60)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if held.TryGrow(41) || held.TryGrow(-1) || !held.TryGrow(40) || held.Bytes() != 100 || b.InUse() != 100 {
+			t.Errorf("%d bytes are held, %d in use", held.Bytes(), b.InUse())
+		}
+		held.Shrink(70)
+		if held.Release(); b.InUse() != 0 || held.Bytes() != 0 {
+			t.Errorf("%d bytes are in use", b.InUse())
+		}
+		if again, err := b.Acquire(t.Context(), 100); err != nil || again.TryGrow(1) {
+			t.Errorf("the whole budget is not free again, or more: %v", err)
+		}
+		var none *protocol.Charge
+		if !none.TryGrow(1) {
+			t.Error("what is of no budget cannot grow")
+		}
+	})
 	t.Run("giving up", func(t *testing.T) {
 		b := protocol.NewBudget(100)
 		held, err := b.Acquire(t.Context(), 100)

@@ -194,11 +194,11 @@ func (s *search) inExtent(ctx context.Context, run []tiering.Extent, i int, fits
 // inBatch is inExtent for a batch. Records that log compaction has removed are not there to be
 // found, whatever offsets the batch covers.
 func (s *search) inBatch(v batch.View, base tiering.Offset, fits func(int64) bool, first bool, best Offset) (Offset, error) {
-	for rec, err := range v.Records(nil) {
+	for rec, err := range v.Heads(false, nil) {
 		if err != nil {
 			return NoOffset, fmt.Errorf("%w: %w", objstore.ErrCorrupt, err)
 		}
-		at, t := base+tiering.Offset(rec.OffsetDelta), v.Timestamp(rec)
+		at, t := base+tiering.Offset(rec.OffsetDelta), v.TimestampAt(rec.TimestampDelta)
 		if at < s.start || !fits(t) || best != NoOffset && t <= best.Timestamp {
 			continue
 		}

@@ -79,14 +79,14 @@ func (h *Handler) produce(ctx context.Context, _ *protocol.Conn, r *protocol.Req
 			entries.Release()
 		}
 	}()
-	p := &production{h: h, version: r.Version, acks: req.Acks, parts: make([]producedPart, 0, req.Partitions),
+	p := &production{h: h, version: r.Version, acks: req.Acks, charge: r.Charge, parts: make([]producedPart, 0, req.Partitions),
 		topics: make([]producedTopic, 0, req.NumTopics)}
 	p.accept(ctx, &req)
 	if len(p.accepted) == 0 {
 		return protocol.Answer(p.response(false))
 	}
 	p.pending = protocol.NewPending()
-	p.charge = r.TakeCharge() // the batches alias the frame, even after a timeout's answer
+	r.TakeCharge() // the batches alias the frame, even after a timeout's answer
 	p.releaseFrame(len(r.Body))
 	handed = true
 	stopTimer := p.startTimer(req.TimeoutMillis)
@@ -217,6 +217,9 @@ func (p *production) check(b *AppendBatch, t *catalogue.Topic, s *topicconfig.Se
 	if v, err = recompress(v, info, s, rules); err != nil {
 		return err
 	}
+	if again := len(v); again > 0 && &v[0] != &info.Batch[0] && !p.charge.TryGrow(int64(again)) {
+		return errNoMemory
+	}
 	info.Batch = v
 	info.Stamp(rules)
 	b.Data = v
@@ -239,15 +242,16 @@ func recompress(v batch.View, info batch.Info, s *topicconfig.Settings, rules *b
 	if codec == batch.None && info.Inflated+batch.HeaderSize > int64(rules.MaxMessageBytes) {
 		return nil, refuse(kerr.MessageTooLarge, "the batch takes %d bytes without compression, max.message.bytes is %d", info.Inflated+batch.HeaderSize, rules.MaxMessageBytes)
 	}
-	again, err := batch.Recompress(nil, v, codec, rules.Allowance)
+	again, err := batch.Recompress(nil, v, codec, rules.MaxMessageBytes, rules.Allowance)
 	if err != nil {
 		return nil, err
 	}
-	if len(again) > rules.MaxMessageBytes {
-		return nil, refuse(kerr.MessageTooLarge, "the batch takes %d bytes as %s, max.message.bytes is %d", len(again), codec, rules.MaxMessageBytes)
-	}
 	return again, nil
 }
+
+// errNoMemory says that the batch, in its topic's codec, has no room in the produce budget, and is worth
+// another try: none of it is stored.
+var errNoMemory = refuse(kerr.NotEnoughReplicas, "there is no memory for the batch in the topic's compression.type at the moment")
 
 // response builds the answer. With timedOut, the results of batches are not there yet
 // and not looked at.

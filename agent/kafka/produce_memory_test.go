@@ -133,3 +133,31 @@ func TestProduceEntriesAreBounded(t *testing.T) {
 		w.prod.finish(2, func(b *kafka.AppendBatch) { b.Base = 3 })
 	})
 }
+
+// What a topic's compression.type makes of a batch is charged to the budget as the frame is, and
+// refused, to be sent again, while there is no room.
+func TestRecompressedBatchesAreCharged(t *testing.T) {
+	for room, want := range map[int64]int16{1 << 20: 0, 100: kerr.NotEnoughReplicas.Code} {
+		w := newWorld(t)
+		topic := w.create("t", 1, "compression.type=zstd")
+		req := produceReq(9, -1, toPartition{topic, 0, records(30)})
+		frame := int64(len(request(req).Body))
+		budget := protocol.NewBudget(frame + room)
+		p := w.h.Serve(w.ctx, nil, charged(t, req, budget))
+		if want == 0 {
+			if n := int64(len(w.prod.calls[0][0].Data)); budget.InUse() != frame+n && budget.InUse() != n {
+				t.Errorf("%d bytes are charged for a batch of %d from a frame of %d", budget.InUse(), n, frame)
+			}
+			w.prod.finish(0, func(b *kafka.AppendBatch) { accept([]*kafka.AppendBatch{b}) })
+		}
+		<-p.Done()
+		out := kmsg.NewPtrProduceResponse()
+		out.Version = 9
+		if err := out.ReadFrom(p.Response().Buffers[0]); err != nil {
+			t.Fatal(err)
+		}
+		if got := out.Topics[0].Partitions[0].ErrorCode; got != want {
+			t.Errorf("with room for %d bytes: code %d, want %d", room, got, want)
+		}
+	}
+}

@@ -141,11 +141,14 @@ func (v View) LastOffset() int64 { return v.BaseOffset() + int64(v.LastOffsetDel
 func (v View) FirstTimestamp() int64 { return int64(binary.BigEndian.Uint64(v[posFirstTime:])) }
 
 // Timestamp is the time of one of the batch's records, in milliseconds since 1970.
-func (v View) Timestamp(r Record) int64 {
+func (v View) Timestamp(r Record) int64 { return v.TimestampAt(r.TimestampDelta) }
+
+// TimestampAt is the time of a record with a timestamp delta.
+func (v View) TimestampAt(delta int64) int64 {
 	if v.TimestampType() == LogAppendTime {
 		return v.MaxTimestamp()
 	}
-	return v.FirstTimestamp() + r.TimestampDelta
+	return v.FirstTimestamp() + delta
 }
 
 // MaxTimestamp is the greatest timestamp of the records, in milliseconds.

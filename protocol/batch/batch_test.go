@@ -314,7 +314,7 @@ func TestRecompressKeepsEverythingElse(t *testing.T) {
 			binary.BigEndian.PutUint16(b[51:], 6)
 			binary.BigEndian.PutUint32(b[53:], 8)
 			resealed(b)
-			out, err := batch.Recompress(nil, b, to, nil)
+			out, err := batch.Recompress(nil, b, to, math.MaxInt32, nil)
 			if err != nil {
 				t.Fatalf("%v to %v: %v", from, to, err)
 			}
@@ -337,7 +337,7 @@ func TestRawAndFramedSnappy(t *testing.T) {
 	if bytes.HasPrefix(batch.View(raw).Payload(), []byte("\x82SNAPPY\x00")) {
 		t.Fatal("the sample is not raw")
 	}
-	framed, err := batch.Recompress(nil, franz(t, batch.None, 1, recs), batch.Snappy, nil)
+	framed, err := batch.Recompress(nil, franz(t, batch.None, 1, recs), batch.Snappy, math.MaxInt32, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -416,7 +416,7 @@ func TestCodecsInsideBubbles(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			for _, c := range codecs {
 				b := franz(t, batch.None, 1, recs)
-				out, err := batch.Recompress(nil, b, c, nil)
+				out, err := batch.Recompress(nil, b, c, math.MaxInt32, nil)
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -108,8 +108,8 @@ func (f *Fields) put(b []byte, count int32) {
 
 // Recompress appends v to dst with its records compressed by codec (a topic whose
 // compression.type is not "producer"); all else in the header stays. Decompressing is
-// charged to a. An *Error is v's fault.
-func Recompress(dst []byte, v View, codec Codec, a *Allowance) ([]byte, error) {
+// charged to a. An *Error is v's fault: MESSAGE_TOO_LARGE if the batch became larger than limit.
+func Recompress(dst []byte, v View, codec Codec, limit int, a *Allowance) ([]byte, error) {
 	if v.Codec() == codec {
 		return append(dst, v...), nil
 	}
@@ -121,19 +121,26 @@ func Recompress(dst []byte, v View, codec Codec, a *Allowance) ([]byte, error) {
 		return nil, e
 	}
 	defer s.close()
-	for !s.eof {
-		if e := s.fill(s.w - s.r + 1); e != nil {
-			return nil, e
-		}
-	}
 	at := len(dst)
-	dst = append(dst, v[:HeaderSize]...)
-	dst, err := compress(dst, codec, s.buf[s.r:s.w])
-	if err != nil {
-		return nil, fmt.Errorf("recompressing a record batch: %w", err)
+	limit = min(limit, maxBatch)
+	p := newPacker(append(dst, v[:HeaderSize]...), codec, limit-HeaderSize)
+	for p.err == nil && (s.r < s.w || !s.eof) {
+		if s.r == s.w {
+			if e = s.fill(1); e != nil {
+				break
+			}
+		}
+		_, _ = p.Write(s.buf[s.r:s.w]) // close tells the error
+		s.r = s.w
 	}
-	if len(dst)-at > maxBatch {
-		return nil, refuse(kerr.MessageTooLarge, "the batch is larger than 2 GiB when stored as %v", codec)
+	dst, err := p.close()
+	switch {
+	case e != nil:
+		return nil, e
+	case errors.Is(err, errGrown):
+		return nil, refuse(kerr.MessageTooLarge, "the batch takes more than %d bytes as %v", limit, codec)
+	case err != nil:
+		return nil, fmt.Errorf("recompressing a record batch: %w", err)
 	}
 	f := v.Fields()
 	f.Attributes = f.Attributes.WithCodec(codec)

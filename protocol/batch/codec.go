@@ -304,17 +304,7 @@ func compress(dst []byte, c Codec, src []byte) ([]byte, error) {
 	case None:
 		return append(dst, src...), nil
 	case Snappy:
-		dst = append(dst, xerialMagic...)
-		dst = append(dst, 0, 0, 0, 1, 0, 0, 0, 1)
-		for len(src) > 0 {
-			n := min(len(src), xerialBlock)
-			at := len(dst)
-			dst = append(dst, make([]byte, 4+s2.MaxEncodedLen(n))...)
-			size := len(s2.EncodeSnappy(dst[at+4:], src[:n]))
-			binary.BigEndian.PutUint32(dst[at:], uint32(size))
-			dst, src = dst[:at+4+size], src[n:]
-		}
-		return dst, nil
+		return appendXerialBlocks(appendXerialHeader(dst), src), nil
 	case Zstd:
 		return zstdWriter.EncodeAll(src, dst), nil
 	case Gzip:
@@ -327,6 +317,22 @@ func compress(dst []byte, c Codec, src []byte) ([]byte, error) {
 		return compressWith(w, dst, src)
 	}
 	return nil, fmt.Errorf("%v cannot be written", c)
+}
+
+func appendXerialHeader(dst []byte) []byte {
+	return append(append(dst, xerialMagic...), 0, 0, 0, 1, 0, 0, 0, 1)
+}
+
+func appendXerialBlocks(dst, src []byte) []byte {
+	for len(src) > 0 {
+		n := min(len(src), xerialBlock)
+		at := len(dst)
+		dst = append(dst, make([]byte, 4+s2.MaxEncodedLen(n))...)
+		size := len(s2.EncodeSnappy(dst[at+4:], src[:n]))
+		binary.BigEndian.PutUint32(dst[at:], uint32(size))
+		dst, src = dst[:at+4+size], src[n:]
+	}
+	return dst
 }
 
 func compressWith(w interface {

@@ -218,7 +218,8 @@ func sizeNullable(b []byte) int {
 }
 
 // Records yields the records of a batch in order, decompressing as it goes. A compressed
-// batch is charged to a; nil means a fresh DefaultLimits allowance. The iteration ends
+// batch is charged to a; nil is for one that was taken once: the limits of what clients send are
+// not asked again. The iteration ends
 // after the first error, an *Error. Neither the CRC nor the order of offsets is checked
 // here, and a batch that compaction thinned may have gaps.
 func (v View) Records(a *Allowance) iter.Seq2[Record, error] {

@@ -14,7 +14,7 @@ type Limits struct {
 	Bytes int64
 	// Records over all batches of the request.
 	Records int64
-	// Ratio of output to input for one batch, held once the output passes RatioFloor.
+	// Ratio of output to input for one batch, held once the output passes RatioFloor; 0: any.
 	Ratio int64
 }
 
@@ -23,6 +23,10 @@ type Limits struct {
 // the least size of a record the bytes would allow 75 million; no client batches that
 // many. Ratio: gzip ends at 1032 : 1 and real data far below; zstd can claim 30,000 : 1.
 var DefaultLimits = Limits{Bytes: 512 << 20, Records: 10 << 20, Ratio: 1100}
+
+// storedLimits are those of a batch that was taken once: rewritten with changed timestamps it may be
+// somewhat larger than what was sent, and in another codec much smaller.
+var storedLimits = Limits{Bytes: 2 * DefaultLimits.Bytes, Records: DefaultLimits.Records}
 
 // RatioFloor is the output up to which no ratio is too high: a full batch of equal
 // bytes is odd, not hostile. Smaller would refuse such batches, larger would make the
@@ -67,19 +71,22 @@ type window64 struct{ b []byte }
 
 var windows = sync.Pool{New: func() any { return &window64{b: make([]byte, window)} }}
 
-// openRecords starts reading v's records, charging what is decompressed to a.
+// openRecords starts reading v's records, charging what is decompressed to a; nil: storedLimits.
 func openRecords(v View, a *Allowance) (recordStream, *Error) {
 	codec, payload := v.Codec(), v.Payload()
 	if codec == None {
 		return recordStream{buf: payload, w: len(payload), eof: true}, nil
 	}
 	if a == nil {
-		a = NewAllowance(DefaultLimits)
+		a = NewAllowance(storedLimits)
 	}
 	if a.records -= int64(v.Count()); a.records < 0 {
 		return recordStream{}, refuse(kerr.MessageTooLarge, "the request holds too many compressed records")
 	}
-	left := min(a.bytes, max(RatioFloor, a.ratio*int64(len(payload))))
+	left := a.bytes
+	if a.ratio > 0 {
+		left = min(left, max(RatioFloor, a.ratio*int64(len(payload))))
+	}
 	src, err := openInflater(codec, payload, left)
 	if err != nil {
 		return recordStream{}, inflateError(err)
@@ -254,7 +261,10 @@ func (b *bigRecord) number(longest int) int64 {
 }
 
 // skip steps over n bytes of the record.
-func (b *bigRecord) skip(n int64) {
+func (b *bigRecord) skip(n int64) { b.pass(n, nil) }
+
+// pass steps over n bytes of the record; to takes them, if it is not nil.
+func (b *bigRecord) pass(n int64, to io.Writer) {
 	if b.err != nil {
 		return
 	}
@@ -275,19 +285,26 @@ func (b *bigRecord) skip(n int64) {
 			}
 		}
 		step := min(n, int64(b.s.w-b.s.r))
+		if to != nil {
+			if _, err := to.Write(b.s.buf[b.s.r : b.s.r+int(step)]); err != nil {
+				b.fail(err.Error())
+				return
+			}
+		}
 		b.s.r += int(step)
 		n -= step
 	}
 }
 
-// nullable steps over a length and its bytes and tells whether they were null.
-func (b *bigRecord) nullable() (null bool) {
+// nullable steps over a length and its bytes, which to takes if it is not nil, and tells whether they
+// were null.
+func (b *bigRecord) nullable(to io.Writer) (null bool) {
 	n := b.number(5)
 	if n < -1 {
 		b.fail("a length is negative")
 	}
 	if n > 0 {
-		b.skip(n)
+		b.pass(n, to)
 	}
 	return n < 0
 }

@@ -188,6 +188,9 @@ func (s *scan) plain(b []byte) *Error {
 func (s *scan) inflated(v View, a *Allowance) *Error {
 	validating <- struct{}{}
 	defer func() { <-validating }()
+	if a == nil {
+		a = NewAllowance(DefaultLimits)
+	}
 	st, e := openRecords(v, a)
 	if e != nil {
 		return e
@@ -234,32 +237,12 @@ func (s *scan) record(b []byte) *Error {
 
 // big checks a record that does not fit the window.
 func (s *scan) big(st *recordStream, n int) *Error {
-	r := bigRecord{s: st, left: n}
-	r.skip(1)
-	delta := r.number(10)
-	offset := r.number(5)
-	noKey := r.nullable()
-	r.nullable()
-	headers := r.number(5)
-	if headers < 0 || headers > int64(r.left) {
-		r.fail("its header count is impossible")
+	h, err := st.big(n, nil)
+	if err != nil {
+		err.Record = s.index
+		return err
 	}
-	for range headers {
-		if r.nullable() {
-			r.fail("a header's key is null")
-		}
-		if r.nullable(); r.err != nil {
-			break
-		}
-	}
-	if r.err == nil && r.left != 0 {
-		r.fail("its fields do not fill its length")
-	}
-	if r.err != nil {
-		r.err.Record = s.index
-		return r.err
-	}
-	return s.accept(delta, offset, noKey)
+	return s.accept(h.TimestampDelta, int64(h.OffsetDelta), !h.HasKey)
 }
 
 // accept judges a well-formed record by the topic's rules.

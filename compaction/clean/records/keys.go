@@ -51,9 +51,11 @@ func (k *Keys) Len() int { return k.n }
 // Cap returns the number of keys that there is room for.
 func (k *Keys) Cap() int { return k.most }
 
+// Sum is the SHA-256 of a key.
+type Sum = [sha256.Size]byte
+
 // find returns the slot of the key, or the empty one where it would be.
-func (k *Keys) find(key []byte) (s *slot, a, b uint64) {
-	sum := sha256.Sum256(key)
+func (k *Keys) find(sum *Sum) (s *slot, a, b uint64) {
 	a, b = binary.BigEndian.Uint64(sum[:]), binary.BigEndian.Uint64(sum[8:])
 	at, _ := bits.Mul64(a, uint64(len(k.slots)))
 	for {
@@ -69,7 +71,7 @@ func (k *Keys) find(key []byte) (s *slot, a, b uint64) {
 
 // Put remembers that key was written at offset at, which is not below any before. false: it
 // is a new key, for which there is no room.
-func (k *Keys) Put(key []byte, at tiering.Offset) bool {
+func (k *Keys) Put(key *Sum, at tiering.Offset) bool {
 	s, a, b := k.find(key)
 	if s.next == 0 {
 		if k.n == k.most {
@@ -82,7 +84,7 @@ func (k *Keys) Put(key []byte, at tiering.Offset) bool {
 }
 
 // Newest returns the newest offset of the key, -1 if it was never put.
-func (k *Keys) Newest(key []byte) tiering.Offset {
+func (k *Keys) Newest(key *Sum) tiering.Offset {
 	s, _, _ := k.find(key)
 	return s.next - 1
 }

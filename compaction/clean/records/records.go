@@ -180,15 +180,15 @@ func (x *Index) Batch(base tiering.Offset, v batch.View) (more bool, err error) 
 	}
 	x.last = max(base, x.last)
 	if !v.IsControl() && !(v.IsTransactional() && x.aborted.Has(v.ProducerID(), base)) {
-		for r, err := range v.Records(nil) {
+		for h, err := range v.Heads(true, nil) {
 			if err != nil {
 				return false, err
 			}
-			at := base + tiering.Offset(r.OffsetDelta)
-			if at < x.end || r.Key == nil {
+			at := base + tiering.Offset(h.OffsetDelta)
+			if at < x.end || !h.HasKey {
 				continue
 			}
-			if !x.Keys.Put(r.Key, at) {
+			if !x.Keys.Put(&h.KeySum, at) {
 				x.end, x.full = at, true
 				return false, nil
 			}

@@ -1,9 +1,12 @@
 package records_test
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"math"
+	"runtime"
+	"slices"
 	"testing"
 
 	"github.com/floelog/floe/compaction/clean/records"
@@ -111,10 +114,15 @@ func TestAGapBeyondWhatABatchReachesIsAHole(t *testing.T) {
 }
 
 // A batch is not enlarged into the next leader epoch.
+func sum(key string) *records.Sum {
+	s := sha256.Sum256([]byte(key))
+	return &s
+}
+
 func TestABatchEndsWithItsLeaderEpoch(t *testing.T) {
 	data := append(one(t, "a", "1"), one(t, "b", "2")...)
 	keys := records.NewKeys(1<<10, 10)
-	keys.Put([]byte("b"), 9)
+	keys.Put(sum("b"), 9)
 	rw := records.NewRewriter(records.Rules{Keys: keys, End: 10})
 	p, err := rw.Judge(tiering.Extent{Base: 0, Count: 2, Length: int32(len(data)), MaxTimestamp: 1}, [][]byte{data})
 	if err != nil {
@@ -133,13 +141,13 @@ func TestABatchEndsWithItsLeaderEpoch(t *testing.T) {
 func TestKeysHoldNoMoreThanTheirMemory(t *testing.T) {
 	keys := records.NewKeys(100*records.SlotBytes, 1<<40)
 	n := 0
-	for keys.Put(fmt.Appendf(nil, "%d", n), tiering.Offset(n)) {
+	for keys.Put(sum(fmt.Sprint(n)), tiering.Offset(n)) {
 		n++
 	}
 	if n != keys.Cap() || n != 80 || keys.Len() != n {
 		t.Fatalf("%d keys, %d said, room for %d", n, keys.Len(), keys.Cap())
 	}
-	if !keys.Put([]byte("7"), 1000) {
+	if !keys.Put(sum("7"), 1000) {
 		t.Error("a key that is there is refused")
 	}
 	for i := range n {
@@ -147,11 +155,11 @@ func TestKeysHoldNoMoreThanTheirMemory(t *testing.T) {
 		if i == 7 {
 			want = 1000
 		}
-		if got := keys.Newest(fmt.Appendf(nil, "%d", i)); got != want {
+		if got := keys.Newest(sum(fmt.Sprint(i))); got != want {
 			t.Errorf("key %d is at %d", i, got)
 		}
 	}
-	if got := keys.Newest([]byte("no")); got != -1 {
+	if got := keys.Newest(sum("no")); got != -1 {
 		t.Errorf("a key that was never put is at %d", got)
 	}
 	if n := records.NewKeys(1<<40, 1000).Cap(); n < 1000 || n > 2000 {
@@ -197,7 +205,7 @@ func FuzzJudge(f *testing.F) {
 		at := min(int(cut), len(data))
 		e := tiering.Extent{Base: 10, Count: int64(count), Length: int32(len(data))}
 		keys := records.NewKeys(1<<10, 16)
-		keys.Put([]byte("k\x01"), 1000)
+		keys.Put(sum("k\x01"), 1000)
 		rw := records.NewRewriter(records.Rules{Keys: keys, End: 1 << 40, DeleteRetention: 10, Moment: records.Moment{Now: 5}})
 		p, err := rw.Judge(e, [][]byte{data[:at:at], data[at:]})
 		if err != nil || count == 0 || len(data) == 0 {
@@ -245,7 +253,7 @@ func TestAnAbortMarkerGoesWithItsTransaction(t *testing.T) {
 	for _, commit := range []bool{true, false} {
 		data := append(batch.AppendMarker(nil, 5, 0, commit, 1, 1), one(t, "a", "1")...)
 		keys := records.NewKeys(1<<10, 10)
-		keys.Put([]byte("a"), 9)
+		keys.Put(sum("a"), 9)
 		rw := records.NewRewriter(records.Rules{Keys: keys, End: 10, DeleteRetention: 10})
 		p, err := rw.Judge(tiering.Extent{Base: 0, Count: 2, Length: int32(len(data)), MaxTimestamp: 1}, [][]byte{data})
 		if err != nil {
@@ -255,5 +263,48 @@ func TestAnAbortMarkerGoesWithItsTransaction(t *testing.T) {
 		if len(out.With) != 1 || out.With[0].Count != 2 || out.With[0].IsHole() == commit || (len(out.Unmarked) == 0) != commit {
 			t.Errorf("commit %v: it became %+v, unmarked %v", commit, out.With, out.Unmarked)
 		}
+	}
+}
+
+// A small batch may be of a hundred megabytes, which neither pass holds.
+func TestWhatInflatesToMuchIsNeverHeld(t *testing.T) {
+	f := batch.PlainFields(1000)
+	f.Attributes = f.Attributes.WithCodec(batch.Zstd)
+	b := batch.NewBuilder(f)
+	large := make([]byte, 60<<20)
+	for i, r := range []batch.Record{{Key: []byte("k"), Value: []byte("old")}, {Key: large, Value: []byte("v")}, {Key: []byte("k"), Value: large}} {
+		r.OffsetDelta = int32(i)
+		b.Add(r)
+	}
+	data, err := b.AppendTo(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	runtime.GC()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	x := records.NewIndex(records.NewKeys(1<<10, 10), 0, 100)
+	if more, err := x.Batch(0, data); err != nil || !more {
+		t.Fatal(more, err)
+	}
+	rw := records.NewRewriter(records.Rules{Keys: x.Keys, End: 3})
+	p, err := rw.Judge(tiering.Extent{Count: 3, Length: int32(len(data)), Segment: tiering.SegmentID{Session: tiering.SessionID{1}}}, [][]byte{data})
+	if err != nil {
+		t.Fatal(err)
+	}
+	runtime.ReadMemStats(&after)
+	if n := after.TotalAlloc - before.TotalAlloc; n > 48<<20 {
+		t.Errorf("the passes allocated %d bytes for a batch of %d", n, len(data))
+	}
+	out := batch.View(records.Assemble([]records.Piece{p}, nil, 1<<20).Data[0])
+	var kept []int32
+	for h, err := range out.Heads(false, nil) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		kept = append(kept, h.OffsetDelta)
+	}
+	if !p.Changed || !slices.Equal(kept, []int32{1, 2}) {
+		t.Errorf("records %v are left, changed %v", kept, p.Changed)
 	}
 }

@@ -1,6 +1,7 @@
 package records
 
 import (
+	"errors"
 	"maps"
 
 	"github.com/floelog/floe/metadata/shard"
@@ -30,8 +31,30 @@ type Rewriter struct {
 	// open are the producers of transactions of which data stays and whose marker was not
 	// reached yet: no more than were open at one time.
 	open map[int64]struct{}
-	keep []bool
+	keep selection
 }
+
+// selection says which records of a batch stay: a bit of each, since a batch may have millions.
+type selection struct {
+	bits []uint64
+	n    int // records
+	kept int
+}
+
+func (s *selection) reset() { *s = selection{bits: s.bits[:0]} }
+
+func (s *selection) add(keep bool) {
+	if s.n%64 == 0 {
+		s.bits = append(s.bits, 0)
+	}
+	if keep {
+		s.bits[s.n/64] |= 1 << (s.n % 64)
+		s.kept++
+	}
+	s.n++
+}
+
+func (s *selection) has(i int) bool { return s.bits[i/64]>>(i%64)&1 == 1 }
 
 // NewRewriter begins a second pass.
 func NewRewriter(r Rules) *Rewriter {
@@ -170,7 +193,7 @@ func (w *Rewriter) marker(p *Piece, base tiering.Offset, v batch.View) (batch.Vi
 	}
 	switch {
 	case set:
-		return batch.Thin(nil, v, []bool{true}, h, nil)
+		return batch.Thin(nil, v, func(int) bool { return true }, h, nil)
 	case w.rules.Now < h:
 		return v, nil
 	}
@@ -183,37 +206,44 @@ func (w *Rewriter) data(p *Piece, base tiering.Offset, v batch.View) (batch.View
 	h, set := w.horizon(v)
 	passed := !set && w.rules.Now >= h
 	whole := base+tiering.Offset(v.LastOffsetDelta()) < w.rules.End
-	w.keep = w.keep[:0]
-	kept, tombstones := 0, 0
-	for r, err := range v.Records(nil) {
+	w.keep.reset()
+	tombstones := 0
+	for r, err := range v.Heads(true, nil) {
 		if err != nil {
 			return nil, err
 		}
 		at := base + tiering.Offset(r.OffsetDelta)
 		keep := true
 		if at < w.rules.End {
-			keep = r.Key != nil && at >= w.rules.Keys.Newest(r.Key) && (r.Value != nil || !passed)
-			if keep && r.Value == nil {
+			keep = r.HasKey && at >= w.rules.Keys.Newest(&r.KeySum) && (r.HasValue || !passed)
+			if keep && !r.HasValue {
 				tombstones++
 			}
 		}
-		if keep {
-			kept++
-		}
-		w.keep = append(w.keep, keep)
+		w.keep.add(keep)
 	}
 	if tombstones > 0 && whole {
-		p.waits(len(v)*tombstones/len(w.keep), h)
+		p.waits(len(v)*tombstones/w.keep.n, h)
 	}
 	switch {
-	case kept == 0:
+	case w.keep.kept == 0:
 		return nil, nil
 	case tombstones > 0 && set && whole:
-		return batch.Thin(nil, v, w.keep, h, nil)
-	case kept < len(w.keep):
-		return batch.Thin(nil, v, w.keep, batch.NoHorizon, nil)
+		return thin(v, &w.keep, h)
+	case w.keep.kept < w.keep.n:
+		return thin(v, &w.keep, batch.NoHorizon)
 	}
 	return v, nil
+}
+
+// thin is batch.Thin, but of a batch that would grow by it, which nobody's compressor makes without
+// intent, all records stay as they are: what is superseded may be read for longer.
+func thin(v batch.View, keep *selection, horizon int64) (batch.View, error) {
+	out, err := batch.Thin(nil, v, keep.has, horizon, nil)
+	if errors.Is(err, batch.ErrGrown) {
+		return v, nil
+	}
+	return out, err
 }
 
 // Output is what takes the place of the extents of pieces side by side.
