@@ -254,7 +254,7 @@ func (a *Agent) inlineRoom(id tiering.ShardID) bool {
 // or cannot go on.
 func (a *Agent) Run(ctx context.Context) error {
 	defer a.tiers.close()
-	cluster, err := catalogue.EnsureCluster(ctx, a.parts.Meta, a.keys, catalogue.Want{Shards: a.cfg.Shards})
+	cluster, err := catalogue.Admit(ctx, a.parts.Meta, a.parts.Objects, a.keys, catalogue.Want{Shards: a.cfg.Shards})
 	if err != nil {
 		return err
 	}
