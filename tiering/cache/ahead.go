@@ -20,6 +20,11 @@ const (
 	// flight. Not larger: it would displace itself from the share of newcomers.
 	aheadShare = 4
 
+	// wideFor is how many blocks are fetched whole ahead of a reader since it was last seen in a
+	// segment that others read beside it. Not fewer: it may be ahead of them by its window. Not
+	// more: the others may have gone, and it needs a small part of each.
+	wideFor = DefaultReadAhead
+
 	// maxSkips is how many extents without a segment are passed over to find the next place.
 	maxSkips = 64
 )
@@ -40,6 +45,7 @@ type stream struct {
 	mu       sync.Mutex // guards the following; held for steps that do not wait
 	at, next place
 	window   int
+	wide     int    // blocks that are still to be fetched whole
 	passed   int    // blocks since the window grew
 	marks    []mark // what was fetched ahead and not read yet, in order, at most window
 	frontier mark   // what is to be fetched next
@@ -192,6 +198,9 @@ func (c *Cache) extend(st *stream, r Range, how order) {
 	defer st.mu.Unlock()
 	st.pass(r, along.end, c.opts.ReadAhead)
 	i, at := along.find(st.frontier)
+	if len(st.marks) < st.window && c.segments.shared(r.Segment) {
+		st.wide = wideFor
+	}
 	for len(st.marks) < st.window && i < along.len() {
 		e := along.extent(i)
 		if end := int64(e.Position) + int64(e.Length); !inSegment(e) || at >= end {
@@ -204,7 +213,7 @@ func (c *Cache) extend(st *stream, r Range, how order) {
 		limit := (n + 1) * size
 		end, last := along.contiguous(i, limit)
 		if e.Segment != r.Segment || n != (r.end()-1)/size {
-			if !c.prefetch(blockKey{e.Segment, n}, min(end, limit)-n*size, how, st) {
+			if !c.prefetch(blockKey{e.Segment, n}, run{at - n*size, min(end, limit) - n*size}, how, st) {
 				break
 			}
 			st.marks = append(st.marks, mark{e.Base, place{e.Segment, tiering.Position(at)}})
@@ -237,27 +246,30 @@ func (st *stream) pass(r Range, end tiering.Offset, most int) {
 	}
 }
 
-// prefetch starts to fill a block up to fill, unless that is done or under way. It reports
-// whether there is any sense in going on to the next.
-func (c *Cache) prefetch(key blockKey, fill int64, how order, st *stream) bool {
+// prefetch starts to load the block of a run, unless it is there or under way. It reports
+// whether there is any sense in going on to the next. The caller holds the stream's lock.
+func (c *Cache) prefetch(key blockKey, r run, how order, st *stream) bool {
 	s := c.stripeOf(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b := s.blockAt(key, how)
-	n := fill - b.content.filled()
-	if b.flight != nil || n <= 0 {
+	c.come(b, r)
+	if b.flight != nil || b.content.filled() >= r.hi {
 		return true
 	}
+	w := c.wish(b, r.hi, st.wide > 0)
+	n := w.to - b.content.filled()
 	by := c.route(b, how)
 	if !c.mayFetchAhead(n, by) {
 		s.forgetEmpty(b)
 		return false
 	}
-	if err := c.start(b, fill, how, by, true); err != nil {
+	if err := c.start(b, w, how, by, true); err != nil {
 		by.leave() // closed: the read that asked will hear of it if it needs the store
 		s.forgetEmpty(b)
 		return false
 	}
+	st.wide = max(st.wide-1, 0)
 	c.ahead.Add(n)
 	b.unread += n
 	b.stream = st

@@ -41,6 +41,12 @@ func (s *far) GetRange(ctx context.Context, _ string, _, n int64) ([]byte, error
 	}
 }
 
+// GetUpTo takes objects to be as large as is asked.
+func (s *far) GetUpTo(ctx context.Context, key string, off, n int64) ([]byte, int64, error) {
+	b, err := s.GetRange(ctx, key, off, n)
+	return b, off + n, err
+}
+
 // log returns n extents of a partition, each of size bytes, so many in a segment.
 func log(first uint64, n, inSegment, size int) []tiering.Extent {
 	out := make([]tiering.Extent, n)

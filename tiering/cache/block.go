@@ -39,6 +39,8 @@ type block struct {
 	readTo  int64   // greatest end that a reader asked for
 	unread  int64   // bytes that were fetched ahead and that nobody has asked for yet
 	stream  *stream // for which they were; nil if there are none
+	company company // who has come to it
+	shared  bool    // the company was told to the segment
 
 	link // guarded by the ledger's lock
 }
@@ -146,7 +148,7 @@ func (c *Cache) stripeOf(key blockKey) *stripe {
 }
 
 // find completes p with its block and with either its content or the flight that brings
-// it, starting one up to fill if there is none.
+// it, starting one if there is none, at least up to fill.
 func (c *Cache) find(key blockKey, p *part, fill int64, how order) error {
 	s := c.stripeOf(key)
 	s.mu.Lock()
@@ -160,6 +162,8 @@ func (c *Cache) find(key blockKey, p *part, fill int64, how order) error {
 		b.cold.Store(false)
 	}
 	b.readTo = max(b.readTo, p.hi)
+	fill = max(fill, p.hi)
+	c.come(b, run{p.lo, fill})
 	c.arrived(b)
 	p.block = b
 	if b.content.filled() >= p.hi {
@@ -170,7 +174,7 @@ func (c *Cache) find(key blockKey, p *part, fill int64, how order) error {
 	}
 	s.counts.Misses++
 	if b.flight == nil {
-		if err := c.start(b, max(fill, p.hi), how, c.route(b, how), false); err != nil {
+		if err := c.start(b, c.wish(b, fill, false), how, c.route(b, how), false); err != nil {
 			s.forgetEmpty(b)
 			return err
 		}

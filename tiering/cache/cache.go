@@ -7,10 +7,13 @@
 // So a block is got from the store once per zone while its owner keeps it. What an agent asks
 // of this one is served in the same way, except that it is never asked of a third one.
 //
-// A block is kept as far as somebody needed it: its bytes from its aligned start up to the
-// greatest end that a reader knew to exist, because the size of an object is not known
-// and nothing beyond a known end is ever asked for. A later reader that knows more has the
-// rest appended; no byte is fetched twice while it stays cached.
+// A block is kept as far as it was needed, from its aligned start on. The first reader that
+// comes to it has it filled up to the greatest end that it knows to exist: it may be the only
+// one, and its extent a thousandth of the segment. Whoever wants more after that has all of the
+// block filled, and so has everybody in a segment that several are seen to read side by side, as
+// the readers of many partitions do whose extents are parts of one flush. Readers do not know
+// where an object ends, but the store does: objstore.GetUpTo. No byte is fetched twice while it
+// stays cached.
 //
 // Invariants:
 //  1. Bytes that came from elsewhere are verified before they are served to readers, once for
@@ -119,7 +122,7 @@ type Range struct {
 
 	// End is the greatest position up to which the segment is known to have bytes that
 	// are of use soon: the end of the run of extents that a reader will go on with. What
-	// lies in the last block of the range and before End is fetched with it, and
+	// lies in the last block of the range and before End is fetched with it at least, and
 	// sequential readers have blocks up to End fetched ahead. Zero stands for the end of
 	// the range itself.
 	End tiering.Position
@@ -160,6 +163,7 @@ type Cache struct {
 	coldAsks chan struct{}
 	serves   chan struct{} // one element per answer to another agent
 	ledger   *ledger
+	segments segments
 
 	stripes [stripeCount]stripe
 	ahead   atomic.Int64 // bytes fetched ahead that nobody has read yet, in flight included
@@ -339,9 +343,12 @@ func (c *Cache) split(r Range, useful int64, how order, parts []part) ([]part, e
 }
 
 // await waits until the part's content is there, ordering more of it if the flight that
-// was waited for brought too little.
+// was waited for brought too little. For another agent it waits for no other agent: ErrBusy.
 func (c *Cache) await(ctx context.Context, p *part, fill int64, how order) error {
 	for p.content == nil {
+		if how.here && p.flight.remote {
+			return ErrBusy
+		}
 		select {
 		case <-p.flight.done:
 		case <-ctx.Done():

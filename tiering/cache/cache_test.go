@@ -21,8 +21,9 @@ import (
 
 const blockSize = 4 << 10
 
-// bucket is an object store of which only GetRange is used. It notes every GET, and
-// answers it when gate, if there is one, lets it through.
+// bucket is an object store of which only GetRange and GetUpTo are used. It notes every GET, as
+// "position+length" or "position~length at most", and answers it when gate, if there is one, lets
+// it through.
 type bucket struct {
 	objstore.Store
 	objects map[string][]byte
@@ -36,9 +37,27 @@ type bucket struct {
 }
 
 func (s *bucket) GetRange(ctx context.Context, key string, off, n int64) ([]byte, error) {
+	object := s.objects[key]
+	if object != nil && off+n > int64(len(object)) {
+		return nil, fmt.Errorf("%w: %d+%d of %d", objstore.ErrCorrupt, off, n, len(object))
+	}
+	return s.get(ctx, fmt.Sprintf("%d+%d", off, n), object, off, n)
+}
+
+func (s *bucket) GetUpTo(ctx context.Context, key string, off, n int64) ([]byte, int64, error) {
+	object := s.objects[key]
+	size := int64(len(object))
+	if object != nil && off >= size {
+		return nil, 0, fmt.Errorf("%w: %d~%d of %d", objstore.ErrBeyond, off, n, size)
+	}
+	b, err := s.get(ctx, fmt.Sprintf("%d~%d", off, n), object, off, min(n, size-off))
+	return b, size, err
+}
+
+func (s *bucket) get(ctx context.Context, what string, object []byte, off, n int64) ([]byte, error) {
 	s.mu.Lock()
 	get := len(s.gets)
-	s.gets = append(s.gets, fmt.Sprintf("%d+%d", off, n))
+	s.gets = append(s.gets, what)
 	s.inFlight++
 	s.most = max(s.most, s.inFlight)
 	s.mu.Unlock()
@@ -54,12 +73,8 @@ func (s *bucket) GetRange(ctx context.Context, key string, off, n int64) ([]byte
 			return nil, ctx.Err()
 		}
 	}
-	object, ok := s.objects[key]
-	switch {
-	case !ok:
+	if object == nil {
 		return nil, objstore.ErrNotFound
-	case off+n > int64(len(object)):
-		return nil, fmt.Errorf("%w: %d+%d of %d", objstore.ErrCorrupt, off, n, len(object))
 	}
 	b := bytes.Clone(object[off : off+n])
 	if s.answer != nil {
@@ -226,8 +241,8 @@ func TestSmallReadsKeepNoBlocks(t *testing.T) {
 	}
 }
 
-func TestGetsStayWithinWhatIsKnown(t *testing.T) {
-	s := newBucket(1, 3*blockSize)
+func TestABlockIsFilledForAllButItsFirstReader(t *testing.T) {
+	s := newBucket(2, 3*blockSize-100)
 	c := newCache(t, s, anything, cache.Options{ReadAhead: -1})
 	for _, step := range []struct {
 		r    cache.Range
@@ -235,12 +250,17 @@ func TestGetsStayWithinWhatIsKnown(t *testing.T) {
 	}{
 		{at(1, 100, 50), "0+150"},
 		{at(1, 0, 150), ""},
-		{at(1, 200, 100), "150+150"},
-		{until(at(1, 290, 20), 1000), "300+700"},
-		{until(at(1, 1000, 20), 3*blockSize), "1000+3096"},
+		{at(1, 200, 100), "150~3946"},
+		{until(at(1, 290, 20), 1000), ""},
+		{until(at(1, 1000, 20), 3*blockSize-100), ""}, // an eighth of the block is taken by now
 		{at(1, 0, blockSize), ""},
-		{at(1, 2*blockSize+5, 5), "8192+10"},
-		{until(at(1, blockSize-1, blockSize+20), 3*blockSize), "4096+4096 8202+4086"},
+		{at(1, 2*blockSize+5, 5), "8192~3996"}, // the size is known
+		{at(1, blockSize-1, blockSize+20), "4096+4096"},
+		{at(2, blockSize+5, 10), "4096+15"}, // nobody else was seen in that segment
+		{at(2, 2*blockSize+5, 10), "8192+15"},
+		{at(2, 2*blockSize+10, 10), "8207~4081"},
+		{at(2, 3*blockSize-110, 10), ""},
+		{until(at(2, 10, 10), blockSize), "0+4096"},
 	} {
 		read(t, c, s, step.r)
 		got := s.seen()
@@ -288,7 +308,7 @@ func TestReaderThatNeedsMoreThanTheFlight(t *testing.T) {
 		synctest.Wait()
 		close(s.gate)
 		wg.Wait()
-		expectGets(t, s, "0+10 10+195")
+		expectGets(t, s, "0+10 10~4086")
 		c.Close()
 	})
 }
@@ -357,8 +377,8 @@ func TestErrorsPassAndAreNotKept(t *testing.T) {
 	s.answer = nil
 	s.seen()
 	read(t, c, s, at(1, 50, 10))
-	expectGets(t, s, "10+50") // what was there before the failure stayed
-	if got := c.Stats(); got.GetErrors != 3 || got.Gets != 5 || got.GetBytes != 60 {
+	expectGets(t, s, "10~4086") // what was there before the failure stayed
+	if got := c.Stats(); got.GetErrors != 3 || got.Gets != 5 || got.GetBytes != 100 || got.BlockBytes != 100 {
 		t.Errorf("%+v", got)
 	}
 }
@@ -418,7 +438,9 @@ func TestFlippedBitsAreFetchedAgainOnce(t *testing.T) {
 	flip := func(bad func(get int) bool) func(int, []byte) ([]byte, error) {
 		return func(get int, b []byte) ([]byte, error) {
 			if bad(get) {
-				b[len(b)-500] ^= 4
+				for i := 500; i < len(b); i += size {
+					b[i] ^= 4
+				}
 			}
 			return b, nil
 		}
@@ -434,13 +456,13 @@ func TestFlippedBitsAreFetchedAgainOnce(t *testing.T) {
 	if !errors.Is(err, objstore.ErrCorrupt) || !errors.Is(err, segment.ErrCorrupt) {
 		t.Errorf("error %v", err)
 	}
-	expectGets(t, s, "2000+1000 0+3000")
+	expectGets(t, s, "2000~2096 0~4096")
 	if got := c.Stats(); got.Corrupt != 3 || got.BlockBytes != 0 {
 		t.Errorf("%+v", got)
 	}
 	s.answer = nil
 	read(t, c, s, at(1, 0, 3*size))
-	expectGets(t, s, "0+3000")
+	expectGets(t, s, "0~4096")
 }
 
 func TestCorruptionIsNeverServed(t *testing.T) {

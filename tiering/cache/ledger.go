@@ -78,13 +78,13 @@ func (l *ledger) reserve(n int64) evicted {
 	return l.makeRoom()
 }
 
-// settle ends a reservation of n bytes. If the GET brought them they are b's now.
-func (l *ledger) settle(b *block, n int64, arrived bool) {
+// settle ends a reservation of n bytes. What the load brought, perhaps less, is b's now.
+func (l *ledger) settle(b *block, reserved, n int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.fetching -= n
+	l.fetching -= reserved
 	switch {
-	case !arrived || b.gone:
+	case n == 0 || b.gone:
 	case b.in != nil:
 		b.bytes += n
 		b.in.bytes += n

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/floelog/floe/tiering"
@@ -90,9 +91,9 @@ func (c *Cache) onDisk(b *block, start int64) bool {
 		c.parts.Disk.Has(start, Piece{b.key.segment, tiering.Position(start + b.content.filled()), 1})
 }
 
-// start begins to load what is missing of b up to position to. The caller holds the lock
+// start begins to load what is missing of b as far as it is wished for. The caller holds the lock
 // of the block's stripe, and a slot of the route if it says so. Close waits for the goroutine.
-func (c *Cache) start(b *block, to int64, how order, by route, hasSlot bool) error {
+func (c *Cache) start(b *block, w wish, how order, by route, hasSlot bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
@@ -108,9 +109,9 @@ func (c *Cache) start(b *block, to int64, how order, by route, hasSlot bool) err
 			c.land(b, f, nil, 0, ErrClosed)
 			return
 		}
-		c.forgetEvicted(c.ledger.reserve(to - from))
-		piece, err := c.load(b, from, to, how, by.owner)
-		c.land(b, f, piece, to-from, err)
+		c.forgetEvicted(c.ledger.reserve(w.to - from))
+		piece, err := c.load(b, from, w, how, by.owner)
+		c.land(b, f, piece, w.to-from, err)
 		by.leave() // after land, so that reservations never exceed those of all slots
 	}()
 	return nil
@@ -167,20 +168,21 @@ func (c *Cache) take(slots chan struct{}) bool {
 	}
 }
 
-// load returns the bytes of a block from from to to, from the nearest that has them.
-func (c *Cache) load(b *block, from, to int64, how order, owner string) ([]byte, error) {
+// load returns the bytes of a block from from on, as far as it is wished for, or at least as far
+// as it is needed, from the nearest that has them.
+func (c *Cache) load(b *block, from int64, w wish, how order, owner string) ([]byte, error) {
 	ctx := objstore.WithPurpose(c.lifetime, how.purpose)
 	start := b.key.n * c.opts.BlockSize
-	p := Piece{b.key.segment, tiering.Position(start + from), to - from}
+	p := Piece{b.key.segment, tiering.Position(start + from), w.need - from}
 	disk := c.parts.Disk
 	if disk != nil && owner == "" && !b.fresh {
-		if piece, ok := disk.Get(ctx, start, p); ok {
-			c.diskHits.Add(1)
-			c.diskBytes.Add(p.Length)
+		if piece, ok := c.fromDisk(ctx, start, p, w); ok {
 			return piece, nil
 		}
 	}
 	if owner != "" {
+		p := p
+		p.Length = w.sure - from // it may be an agent that takes what is beyond the end for damage
 		piece, err := c.parts.Zone.Ask(ctx, owner, p, how.cold)
 		if err == nil && int64(len(piece)) == p.Length {
 			c.peerHits.Add(1)
@@ -194,11 +196,57 @@ func (c *Cache) load(b *block, from, to int64, how order, owner string) ([]byte,
 		}
 		defer func() { <-c.slots }()
 	}
-	piece, err := c.get(ctx, p)
+	var piece []byte
+	var err error
+	if w.to > w.need {
+		piece, err = c.getUpTo(ctx, p, w.to-from)
+	}
+	if w.to == w.need || errors.Is(err, objstore.ErrCorrupt) && !errors.Is(err, objstore.ErrBeyond) {
+		piece, err = c.get(ctx, p) // what was asked for beside it need not be as it should
+	}
 	if err == nil && disk != nil && how.purpose == objstore.Fetch {
+		p.Length = int64(len(piece))
 		disk.Put(start, p, piece)
 	}
 	return piece, err
+}
+
+// fromDisk reads a piece from the disk, and as much as is wished for if that is there too.
+func (c *Cache) fromDisk(ctx context.Context, start int64, p Piece, w wish) ([]byte, bool) {
+	need, last := p.Length, int64(0)
+	for _, n := range [...]int64{need + w.to - w.need, need + w.sure - w.need, need} {
+		if p.Length = n; n == last || n > need && !c.parts.Disk.Has(start, p) {
+			continue
+		}
+		if piece, ok := c.parts.Disk.Get(ctx, start, p); ok {
+			c.diskHits.Add(1)
+			c.diskBytes.Add(n)
+			return piece, true
+		}
+		last = n
+	}
+	return nil, false
+}
+
+// getUpTo reads a piece from the object store, and what follows it up to most bytes in all, as
+// far as the object goes.
+func (c *Cache) getUpTo(ctx context.Context, p Piece, most int64) ([]byte, error) {
+	c.gets.Add(1)
+	piece, size, err := c.parts.Store.GetUpTo(ctx, p.Segment.Key(), int64(p.Position), most)
+	n := int64(len(piece))
+	switch {
+	case err != nil && c.lifetime.Err() != nil:
+		err = ErrClosed
+	case err == nil && (n < p.Length || n != min(most, size-int64(p.Position))):
+		err = fmt.Errorf("%w: got %d bytes of a segment of %d, want %d and asked for up to %d", objstore.ErrCorrupt, n, size, p.Length, most)
+	}
+	if err != nil {
+		c.getErrors.Add(1)
+		return nil, err
+	}
+	c.gotBytes.Add(n)
+	c.segments.sized(p.Segment, size)
+	return piece, nil
 }
 
 // get reads a piece from the object store.
@@ -224,14 +272,19 @@ func (c *Cache) land(b *block, f *flight, piece []byte, reserved int64, err erro
 	s := c.stripeOf(b.key)
 	s.mu.Lock()
 	b.flight = nil
+	n := int64(len(piece))
 	if err == nil {
 		b.content = b.content.extended(piece)
+		if less := min(b.unread, reserved-n); less > 0 {
+			c.ahead.Add(-less) // the object ended
+			b.unread -= less
+		}
 	} else {
 		c.arrived(b)
 		s.forgetEmpty(b)
 	}
 	f.content, f.err = b.content, err
 	s.mu.Unlock()
-	c.ledger.settle(b, reserved, err == nil)
+	c.ledger.settle(b, reserved, n)
 	close(f.done)
 }

@@ -325,8 +325,8 @@ func TestDroppedBlockIsNotAccountedFor(t *testing.T) {
 		close(s.gate)
 		wg.Wait()
 		synctest.Wait()
-		if got := c.Stats(); got.Corrupt != 1 || got.BlockBytes != 2*size {
-			t.Errorf("%+v, want one range that was corrupt and %d bytes of blocks", got, 2*size)
+		if got := c.Stats(); got.Corrupt != 1 || got.BlockBytes != 5*size {
+			t.Errorf("%+v, want one range that was corrupt and %d bytes of blocks", got, 5*size)
 		}
 		c.Close()
 	})

@@ -57,9 +57,6 @@ func (c *Cache) serve(ctx context.Context, r Range) ([][]byte, error) {
 	var out [][]byte
 	for i := range parts {
 		p := &parts[i]
-		if p.flight != nil && p.flight.remote {
-			return nil, ErrBusy
-		}
 		if err := c.await(ctx, p, p.hi, how); err != nil {
 			return nil, err
 		}

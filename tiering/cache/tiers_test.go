@@ -228,15 +228,15 @@ func over(t *testing.T, s objstore.Store, verify cache.Verify, d cache.Disk, z c
 
 func TestWhatLeavesMemoryIsReadFromTheDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newBucket(1, 100*blockSize)
+		s := newBucket(100, blockSize-10)
 		dir := t.TempDir()
 		for restart := range 2 {
 			d := newDisk(t, dir)
 			c := over(t, s, anything, d, nil)
 			for range 2 {
 				for i := range 100 {
-					read(t, c, s, at(1, i*blockSize, 1000))
-					read(t, c, s, at(1, i*blockSize+1000, blockSize-1000))
+					read(t, c, s, at(uint64(i+1), 0, 1000))
+					read(t, c, s, at(uint64(i+1), 1000, blockSize-1010))
 					synctest.Wait() // until it is written
 				}
 			}
