@@ -12,6 +12,7 @@ import (
 	"github.com/floelog/floe/metadata/membership"
 	"github.com/floelog/floe/tiering"
 	"github.com/floelog/floe/tiering/cache"
+	"github.com/floelog/floe/tiering/objstore"
 )
 
 const (
@@ -137,13 +138,15 @@ func (z *zone) rest(addr string, d time.Duration) {
 	z.resting[addr] = z.now().Add(d)
 }
 
-// Ask implements cache.Zone.
-func (z *zone) Ask(ctx context.Context, addr string, p cache.Piece, cold bool) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+// Ask implements cache.Zone. An owner that cannot be reached, or not in time, rests. One that
+// answers does not, whatever it says: another block it may have.
+func (z *zone) Ask(asker context.Context, addr string, p cache.Piece, cold bool) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(asker, askTimeout)
 	defer cancel()
 	b, err := z.peers.Block(ctx, addr, cache.Range{Segment: p.Segment, Position: p.Position, Length: int(p.Length), Cold: cold})
 	switch {
-	case err == nil || errors.Is(err, cache.ErrBusy):
+	case err == nil || asker.Err() != nil || errors.Is(err, cache.ErrBusy):
+	case errors.Is(err, peer.ErrNotServed) || errors.Is(err, objstore.ErrCorrupt):
 	case errors.Is(err, peer.ErrNoBlocks):
 		z.rest(addr, restOld)
 	default:

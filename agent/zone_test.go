@@ -16,6 +16,7 @@ import (
 	"github.com/floelog/floe/metadata/memory"
 	"github.com/floelog/floe/tiering"
 	"github.com/floelog/floe/tiering/cache"
+	"github.com/floelog/floe/tiering/objstore"
 )
 
 // blockPeers answers as it is told.
@@ -170,6 +171,8 @@ func TestAnOwnerThatDoesNotAnswerRests(t *testing.T) {
 			{"it is busy", fmt.Errorf("asking: %w", cache.ErrBusy), false, 0, 0},
 			{"it is gone", errors.New("connection refused"), false, 0, restAfter},
 			{"it hangs", nil, true, askTimeout, restAfter},
+			{"it has not got the bytes either", fmt.Errorf("asking: %w: not found", peer.ErrNotServed), false, 0, 0},
+			{"it answers something else", fmt.Errorf("asking: %w", objstore.ErrCorrupt), false, 0, 0},
 			{"it is old", fmt.Errorf("asking: %w", peer.ErrNoBlocks), false, 0, restOld},
 		} {
 			peers := &blockPeers{err: tc.err, hang: tc.hang}
@@ -199,6 +202,25 @@ func TestAnOwnerThatDoesNotAnswerRests(t *testing.T) {
 			if !asks() {
 				t.Errorf("%s: it is not asked after %v", tc.name, tc.rests)
 			}
+		}
+	})
+}
+
+// An agent that ends, or loses its life, does not take that for its neighbours' fault.
+func TestNobodyRestsBecauseTheAskerEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		agents, _, end := registered(t, "", "")
+		defer end()
+		z := zoneOf(agents, 1, "", &blockPeers{hang: true})
+		before := owners(z)
+		ctx, cancel := context.WithTimeout(t.Context(), askTimeout/2)
+		defer cancel()
+		p := cache.Piece{Segment: tiering.SegmentID{Session: tiering.SessionID{1}, Seq: 1}, Length: 100}
+		if _, err := z.Ask(ctx, "agent2", p, false); err == nil {
+			t.Error("no error")
+		}
+		if after := owners(z); after != before {
+			t.Error("an owner rests")
 		}
 	})
 }

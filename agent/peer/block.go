@@ -22,6 +22,9 @@ import (
 // version.
 var ErrNoBlocks = errors.New("the agent does not serve blocks")
 
+// ErrNotServed says that the other agent is well and could not get the bytes either.
+var ErrNotServed = errors.New("the agent could not get the block")
+
 // Blocks serves bytes of segments to other agents.
 type Blocks interface {
 	// BlockHere returns slices that together are the range, without asking any other agent.
@@ -74,7 +77,7 @@ func decodeBlock(b []byte) (r cache.Range, purpose objstore.Purpose, err error) 
 
 // Block asks the agent at addr for a range of a segment of at most MaxBlock bytes, for the
 // purpose that ctx carries. The caller owns the result, which is not verified. On any error
-// the bytes are to be had from the object store; cache.ErrBusy and ErrNoBlocks say why.
+// the bytes are to be had from the object store; cache.ErrBusy, ErrNoBlocks and ErrNotServed say why.
 func (c *Client) Block(ctx context.Context, addr string, r cache.Range) ([]byte, error) {
 	if r.Length > MaxBlock {
 		return nil, fmt.Errorf("%w: %d bytes of a block", metadata.ErrInvalid, r.Length)
@@ -90,6 +93,8 @@ func (c *Client) Block(ctx context.Context, addr string, r cache.Range) ([]byte,
 		return nil, fmt.Errorf("asking the agent at %s: %w", addr, ErrNoBlocks)
 	case codes.ResourceExhausted:
 		return nil, fmt.Errorf("asking the agent at %s: %w", addr, cache.ErrBusy)
+	case codes.Aborted:
+		return nil, fmt.Errorf("asking the agent at %s for %s: %w: %w", addr, r, ErrNotServed, err)
 	default:
 		return nil, fmt.Errorf("asking the agent at %s for %s: %w", addr, r, err)
 	}
@@ -157,7 +162,8 @@ func handleBlock(srv any, ctx context.Context, receive func(any) error, _ grpc.U
 	case errors.Is(err, cache.ErrBusy):
 		return nil, grpcstatus.Error(codes.ResourceExhausted, err.Error())
 	case err != nil:
-		return nil, grpcstatus.Error(codes.Unavailable, err.Error())
+		// Not Unavailable, which is what gRPC says of agents that cannot be reached.
+		return nil, grpcstatus.Error(codes.Aborted, err.Error())
 	}
 	answer := append([][]byte{{byte(statusOK)}}, out...)
 	return &answer, nil

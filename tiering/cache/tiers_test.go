@@ -162,6 +162,68 @@ func TestAgentsDoNotWaitForEachOtherInACircle(t *testing.T) {
 	}
 }
 
+// stuck is the other agent of a zone, which owns all blocks and answers nothing until released.
+type stuck struct{ release chan struct{} }
+
+func (s stuck) Owner(tiering.SegmentID, int64) (string, bool) { return "stuck", true }
+
+func (s stuck) Ask(ctx context.Context, _ string, _ cache.Piece, _ bool) ([]byte, error) {
+	select {
+	case <-s.release:
+	case <-ctx.Done():
+	}
+	return nil, errors.New("gone")
+}
+
+// Who serves another agent waits for no third one, even if what it waited for brought too little
+// and somebody else ordered the rest meanwhile.
+func TestServingNeverWaitsForAnotherAgent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const rounds, each = 20, 4
+		s := newBucket(rounds, blockSize)
+		z := stuck{make(chan struct{})}
+		c, err := cache.NewOver(cache.Parts{Store: s, Verify: anything, Zone: z}, cache.Options{Capacity: 256 * blockSize, BlockSize: blockSize})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var readers sync.WaitGroup
+		refused := 0
+		for seq := uint64(1); seq <= rounds; seq++ {
+			s.gate = make(chan struct{})
+			var served atomic.Int64
+			var busy atomic.Int64
+			serve := func(n int) {
+				switch _, err := c.Serve(t.Context(), at(seq, 0, n)); {
+				case errors.Is(err, cache.ErrBusy):
+					busy.Add(1)
+				case err != nil:
+					t.Error(err)
+				}
+				served.Add(1)
+			}
+			go serve(10)
+			synctest.Wait()
+			for range each {
+				readers.Go(func() { read(t, c, s, at(seq, 0, 200)) })
+				go serve(100)
+			}
+			synctest.Wait()
+			close(s.gate)
+			synctest.Wait()
+			if n := served.Load(); n != each+1 {
+				t.Fatalf("%d of %d are served, others wait for a third agent", n, each+1)
+			}
+			refused += int(busy.Load())
+		}
+		if refused == 0 {
+			t.Error("nobody came to what was asked of another agent")
+		}
+		close(z.release)
+		readers.Wait()
+		c.Close()
+	})
+}
+
 func TestServing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newBucket(2, 4*blockSize)

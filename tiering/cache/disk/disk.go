@@ -53,9 +53,15 @@ const (
 	// busy, shorter than what anybody would wait for a store that is.
 	patience = 500 * time.Millisecond
 
-	// maxFaults is how many blocks that are bad, or reads that took too long, end the cache.
+	// maxFaults is how many blocks that are bad, or reads that took too long, end the cache,
+	// apart from those that were forgiven.
 	// Not fewer: a crash leaves some half-written. Not more: each costs a reader time.
 	maxFaults = 16
+
+	// forgiving is how many reads that found what they wanted make up for one fault. Not fewer:
+	// a disk that loses every thousandth block is no disk to keep. Not more: those that a crash
+	// spoils now and then would end the cache of an agent that runs for years.
+	forgiving = 4096
 
 	// closePatience is how long Close waits for reads and a write that the disk holds up.
 	closePatience = 5 * time.Second
@@ -209,7 +215,9 @@ func (c *Cache) Get(ctx context.Context, start int64, p cache.Piece) ([]byte, bo
 		c.misses.Add(1)
 		return nil, false
 	}
-	c.hits.Add(1)
+	if c.hits.Add(1)%forgiving == 0 {
+		c.forgive()
+	}
 	c.hitBytes.Add(int64(len(b)))
 	return b, true
 }
@@ -262,6 +270,16 @@ func (c *Cache) bad(r *reading, err error) {
 	if same {
 		c.corrupt.Add(1)
 		c.fault(fmt.Errorf("block %s: %w", fileName(r.entry.key), err))
+	}
+}
+
+// forgive takes one fault back, if there is any.
+func (c *Cache) forgive() {
+	for {
+		n := c.faults.Load()
+		if n <= 0 || c.faults.CompareAndSwap(n, n-1) {
+			return
+		}
 	}
 }
 

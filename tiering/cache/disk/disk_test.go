@@ -303,6 +303,44 @@ func theCacheEndsWhenManyFilesAreDamaged(t *testing.T) {
 	empty(t, dir)
 }
 
+// A bad file now and then, among thousands of good reads, does not end the cache.
+func TestFaultsAreForgiven(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		c, log := open(t, disk.Options{Dir: dir})
+		defer closed(t, c)
+		put(t, c, 0, 0, 100)
+		spoiled := func() {
+			put(t, c, 1, 0, 1000)
+			for _, name := range files(t, dir) {
+				if info, err := os.Stat(name); err != nil || info.Size() > 1000 {
+					if err := os.WriteFile(name, make([]byte, 2000), 0o600); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			if get(t, c, 1, 0, 1000) {
+				t.Error("a bad block was served")
+			}
+		}
+		for range 15 {
+			spoiled()
+		}
+		for range 2 * 4096 {
+			if !get(t, c, 0, 0, 100) {
+				t.Fatal("a good block was not served")
+			}
+		}
+		spoiled()
+		spoiled()
+		if s := c.Stats(); s.GivenUp || s.Corrupt != 17 || len(log.seen()) > 0 {
+			t.Errorf("%+v, %q", s, log.seen())
+		}
+		spoiled() // the 16th that is not forgiven
+		givenUp(t, c, log, "16 faults")
+	})
+}
+
 // empty expects that no block is left in a folder.
 func empty(t *testing.T, dir string) {
 	t.Helper()
