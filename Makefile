@@ -5,12 +5,14 @@ PKG     ?= ./...
 # Flags for every go test below, such as GOFLAGS_TEST=-json.
 GOFLAGS_TEST ?=
 TAGS    := integration
+# A module of its own, which checks the folder deploy.
+DEPLOY  := integration/deploy
 
 # The race detector needs a C compiler; without one the tests run all the same.
 RACE    := $(shell [ "$$($(GO) env CGO_ENABLED)" = 1 ] && command -v "$$($(GO) env CC | cut -d' ' -f1)" >/dev/null 2>&1 && echo -race)
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test check integration bench bench-go fuzz sim docs clean
+.PHONY: help build run test check integration bench bench-go fuzz sim docs manifests clean
 
 help: ## list the targets
 	@echo 'make TARGET, where TARGET is'
@@ -29,19 +31,24 @@ test: ## run the tests, which need only Go and make
 
 check: ## formatting, vet, staticcheck, go.mod
 	@echo '==> gofmt'
-	@bad="$$(gofmt -l $$($(GO) list -f '{{.Dir}}' -tags $(TAGS) ./...))"; [ -z "$$bad" ] || { echo "not formatted (run gofmt -w):"; echo "$$bad"; exit 1; }
+	@bad="$$(gofmt -l $$($(GO) list -f '{{.Dir}}' -tags $(TAGS) ./...) $(DEPLOY))"; [ -z "$$bad" ] || { echo "not formatted (run gofmt -w):"; echo "$$bad"; exit 1; }
 	@echo '==> go vet'
 	@$(GO) vet ./...
 	@$(GO) vet -tags $(TAGS) ./...
+	@cd $(DEPLOY) && $(GO) vet -tags $(TAGS) ./...
 	@echo '==> staticcheck'
 	@$(GO) tool staticcheck ./...
 	@$(GO) tool staticcheck -tags $(TAGS) ./...
+	@$(GO) build -o bin/staticcheck honnef.co/go/tools/cmd/staticcheck
+	@cd $(DEPLOY) && $(CURDIR)/bin/staticcheck -tags $(TAGS) ./...
 	@echo '==> go mod tidy'
 	@$(GO) mod tidy -diff
+	@cd $(DEPLOY) && $(GO) mod tidy -diff
 
 integration: ## run the tests against real etcd, MinIO and clients
 	@echo '==> integration tests'
-	@$(GO) test -tags $(TAGS) -count=1 -p 1 -timeout 30m $(GOFLAGS_TEST) ./integration/...
+	@code=0; $(GO) test -tags $(TAGS) -count=1 -p 1 -timeout 30m $(GOFLAGS_TEST) ./integration/... || code=1; \
+		cd $(DEPLOY) && $(GO) test -tags $(TAGS) -count=1 -timeout 10m $(GOFLAGS_TEST) ./... || code=1; exit $$code
 
 bench: $(if $(BENCH),bench-go) ## measure Floe from outside, one table (15 min); BENCH_ARGS='-quick' adds flags
 	@$(if $(BENCH),:,$(GO) run ./integration/bench $(BENCH_ARGS))
@@ -64,6 +71,9 @@ sim: ## run the simulation over SEEDS (100) seeds; SEED=n replays one
 docs: ## write docs/configuration.md from the table of settings
 	@mkdir -p bin
 	@$(GO) run ./cmd/floe settings --markdown >bin/configuration.md && mv bin/configuration.md docs/configuration.md
+
+manifests: ## write deploy/kubernetes/floe.yaml from the Helm chart
+	@cd $(DEPLOY) && $(GO) run ./render $(CURDIR)
 
 clean: ## delete bin and cached test results; .cache (etcd, MinIO) stays
 	@rm -rf bin
