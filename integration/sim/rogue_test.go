@@ -143,7 +143,7 @@ func (r *rogueRun) thin(i int, keep func(rec *batch.Record, at tiering.Offset) b
 		r.drop(i)
 		return false
 	}
-	if v, err := batch.Thin(nil, b.View, which, batch.NoHorizon, nil); err == nil {
+	if v, err := batch.Thin(nil, b.View, func(i int) bool { return which[i] }, batch.NoHorizon, nil); err == nil {
 		r.batches[i] = placed{b.base, v}
 		r.changed = true
 	}

@@ -145,7 +145,7 @@ var cleanBugs = []bug{
 		return onRun(func(_ *rogue, r *rogueRun) {
 			for i, b := range r.batches {
 				if r.part.keeps.compact && !b.IsControl() && b.DeleteHorizon() == batch.NoHorizon {
-					if v, err := batch.Thin(nil, b.View, slices.Repeat([]bool{true}, int(b.Count())), b.MaxTimestamp(), nil); err == nil {
+					if v, err := batch.Thin(nil, b.View, func(int) bool { return true }, b.MaxTimestamp(), nil); err == nil {
 						r.batches[i], r.changed = placed{b.base, v}, true
 					}
 				}
