@@ -56,11 +56,6 @@ func (c *collector) batches(e *tiering.Extent, at tiering.Offset, data [][]byte)
 		if size < batch.HeaderSize || last < 0 || at+tiering.Offset(last) >= e.End() {
 			return at, used, fmt.Errorf("%w: a batch of %d bytes and last offset delta %d does not fit the extent", objstore.ErrCorrupt, size, last)
 		}
-		// Batches are stored with base offset 0, or from level 1 on with their own: another one
-		// says that these are the bytes of another place, which their checksums cannot tell.
-		if own := tiering.Offset(binary.BigEndian.Uint64(head)); own != 0 && own != at {
-			return at, used, fmt.Errorf("%w: a batch of offset %d lies where that of %d should", objstore.ErrCorrupt, own, at)
-		}
 		if at >= c.end {
 			c.full = true
 			return at, used, nil

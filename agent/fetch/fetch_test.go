@@ -3,7 +3,6 @@ package fetch_test
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"sync"
@@ -195,19 +194,6 @@ func TestDamageIsReportedAndNeverServed(t *testing.T) {
 		}
 		if got := ask(1); got != "KAFKA_STORAGE_ERROR" {
 			t.Errorf("from offset 1: %q, want KAFKA_STORAGE_ERROR", got)
-		}
-	})
-}
-
-// A store that answers with the bytes of another place: their checksums are right.
-func TestBytesOfAnotherPlaceAreNotServed(t *testing.T) {
-	withLog(t, func(l *log) {
-		data := encode(t, rec{"elsewhere", 1})
-		binary.BigEndian.PutUint64(data, 7) // as a merged segment holds it
-		l.append(0, false, data)
-		got := l.fetch(fetch.Request{MaxBytes: 1 << 20, Partitions: []fetch.Partition{from(0, 0, 1<<20)}})[0]
-		if got != "KAFKA_STORAGE_ERROR" {
-			t.Errorf("got %q, want KAFKA_STORAGE_ERROR", got)
 		}
 	})
 }

@@ -16,9 +16,6 @@ const (
 // first 16 bytes of each batch are copied; a batch may lie across slices. The first batch
 // begins at base, every other one where the last offset delta of the one before ends; end is
 // where the last one does. The error is ErrCorrupt; then dst is returned as it came.
-//
-// A batch that was stamped before must have been stamped with the same offset: otherwise these
-// are the bytes of another place, which their checksums cannot tell.
 func Stamp(dst, slices [][]byte, base tiering.Offset, epochAt func(tiering.Offset) tiering.LeaderEpoch) (out [][]byte, end tiering.Offset, err error) {
 	out, end = dst, base
 	var s scanner
@@ -31,9 +28,6 @@ func Stamp(dst, slices [][]byte, base tiering.Offset, epochAt func(tiering.Offse
 		}
 		if !ok {
 			return out, end, nil
-		}
-		if own := tiering.Offset(binary.BigEndian.Uint64(s.head)); own != 0 && own != end {
-			return dst, base, corrupt("batch at %d: stamped with offset %d, want %d", s.at, own, end)
 		}
 		if len(slab) == 0 {
 			slab = make([]byte, stampsSlab*stampBytes)

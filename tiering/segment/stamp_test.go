@@ -57,16 +57,6 @@ func TestStampAcrossSlices(t *testing.T) {
 			at, got, want = at+tiering.Offset(n), got[size:], want[size:]
 		}
 	}
-	stamped, _, err := segment.Stamp(nil, [][]byte{plain}, 40, epoch)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, end, err := segment.Stamp(nil, stamped, 40, epoch); err != nil || end != 40+76 {
-		t.Errorf("stamped again at the same place: end %d, %v", end, err)
-	}
-	if out, _, err := segment.Stamp(nil, stamped, 41, epoch); !errors.Is(err, segment.ErrCorrupt) || len(out) > 0 {
-		t.Errorf("bytes of another place were taken: %d slices, %v", len(out), err)
-	}
 	if out, end, err := segment.Stamp([][]byte{{1}}, [][]byte{plain[:100]}, 4, epoch); !errors.Is(err, segment.ErrCorrupt) || len(out) != 1 || end != 4 {
 		t.Errorf("half a batch: %d slices, end %d, %v", len(out), end, err)
 	}
