@@ -91,7 +91,7 @@ func (stuckReads) GetRange(ctx context.Context, _ string, _, _ int64) ([]byte, e
 	return nil, ctx.Err()
 }
 
-func (stuckReads) GetUpTo(ctx context.Context, _ string, _, _ int64) ([]byte, int64, error) {
+func (stuckReads) GetUpTo(ctx context.Context, _ string, _, _ int64) (objstore.Body, int64, error) {
 	<-ctx.Done()
 	return nil, 0, ctx.Err()
 }

@@ -36,7 +36,7 @@ func (s *countedStore) GetRange(ctx context.Context, key string, off, n int64) (
 	return s.Store.GetRange(ctx, key, off, n)
 }
 
-func (s *countedStore) GetUpTo(ctx context.Context, key string, off, n int64) ([]byte, int64, error) {
+func (s *countedStore) GetUpTo(ctx context.Context, key string, off, n int64) (objstore.Body, int64, error) {
 	s.requests.Add(1)
 	return s.Store.GetUpTo(ctx, key, off, n)
 }

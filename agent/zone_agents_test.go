@@ -50,11 +50,11 @@ func (s *fetchedBytes) GetRange(ctx context.Context, key string, off, n int64) (
 	return s.Store.GetRange(ctx, key, off, n)
 }
 
-func (s *fetchedBytes) GetUpTo(ctx context.Context, key string, off, n int64) ([]byte, int64, error) {
+func (s *fetchedBytes) GetUpTo(ctx context.Context, key string, off, n int64) (objstore.Body, int64, error) {
 	data, size, err := s.Store.GetUpTo(ctx, key, off, n)
 	if err == nil && objstore.PurposeOf(ctx) == objstore.Fetch && strings.HasPrefix(key, tiering.SegmentPrefix) {
 		s.mu.Lock()
-		s.seen[key] = append(s.seen[key], [2]int64{off, off + int64(len(data))})
+		s.seen[key] = append(s.seen[key], [2]int64{off, off + data.Size()})
 		s.mu.Unlock()
 	}
 	return data, size, err

@@ -42,7 +42,7 @@ func (c *counted) GetRange(ctx context.Context, key string, off, n int64) ([]byt
 	return c.Store.GetRange(ctx, key, off, n)
 }
 
-func (c *counted) GetUpTo(ctx context.Context, key string, off, n int64) ([]byte, int64, error) {
+func (c *counted) GetUpTo(ctx context.Context, key string, off, n int64) (objstore.Body, int64, error) {
 	c.all.Add(1)
 	return c.Store.GetUpTo(ctx, key, off, n)
 }

@@ -78,7 +78,7 @@ func (w watched) GetRange(ctx context.Context, key string, offset, length int64)
 	return b, err
 }
 
-func (w watched) GetUpTo(ctx context.Context, key string, offset, length int64) ([]byte, int64, error) {
+func (w watched) GetUpTo(ctx context.Context, key string, offset, length int64) (objstore.Body, int64, error) {
 	if w.l.before != nil {
 		w.l.before(key)
 	}

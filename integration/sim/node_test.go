@@ -250,7 +250,7 @@ func (s *gatedStore) GetRange(ctx context.Context, key string, off, n int64) (da
 	return data, err
 }
 
-func (s *gatedStore) GetUpTo(ctx context.Context, key string, off, n int64) (data []byte, size int64, err error) {
+func (s *gatedStore) GetUpTo(ctx context.Context, key string, off, n int64) (data objstore.Body, size int64, err error) {
 	err = s.through(ctx, func() (err error) { data, size, err = s.inner.GetUpTo(ctx, key, off, n); return err })
 	return data, size, err
 }

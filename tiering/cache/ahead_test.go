@@ -42,9 +42,9 @@ func (s *far) GetRange(ctx context.Context, _ string, _, n int64) ([]byte, error
 }
 
 // GetUpTo takes objects to be as large as is asked.
-func (s *far) GetUpTo(ctx context.Context, key string, off, n int64) ([]byte, int64, error) {
+func (s *far) GetUpTo(ctx context.Context, key string, off, n int64) (objstore.Body, int64, error) {
 	b, err := s.GetRange(ctx, key, off, n)
-	return b, off + n, err
+	return objstore.Body{b}, off + n, err
 }
 
 // log returns n extents of a partition, each of size bytes, so many in a segment.

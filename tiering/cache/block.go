@@ -63,20 +63,26 @@ func (ct *content) filled() int64 {
 	return ct.ends[len(ct.ends)-1]
 }
 
-func (ct *content) extended(piece []byte) *content {
-	return &content{
-		pieces:   append(slices.Clip(ct.pieces), piece),
-		ends:     append(slices.Clip(ct.ends), ct.filled()+int64(len(piece))),
+func (ct *content) extended(pieces [][]byte) *content {
+	out := &content{
+		pieces:   append(slices.Clip(ct.pieces), pieces...),
+		ends:     slices.Grow(slices.Clip(ct.ends), len(pieces)),
 		verified: ct.verified,
 	}
+	end := ct.filled()
+	for _, p := range pieces {
+		end += int64(len(p))
+		out.ends = append(out.ends, end)
+	}
+	return out
 }
 
 // leanShare says which part of a piece a reader must take to have the piece itself: an eighth.
 // Who takes less gets a copy, since readers keep what they have for as long as their clients
 // take to read an answer: one of a thousand small partitions would keep a thousand pieces of up
 // to a block each, long after they were evicted, and is charged for what it takes only. Not
-// smaller: readers are charged that many times too little. Not larger: sequential readers, who
-// take 256 KiB of a block or more, would have most of it copied.
+// smaller: readers are charged that many times too little. Not larger: those who read the
+// partitions of one flush, and take 64 KiB of a piece or more, would have all of it copied.
 const leanShare = 8
 
 // appendRange appends the bytes from lo to hi, which must be there.

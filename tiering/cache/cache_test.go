@@ -44,14 +44,14 @@ func (s *bucket) GetRange(ctx context.Context, key string, off, n int64) ([]byte
 	return s.get(ctx, fmt.Sprintf("%d+%d", off, n), object, off, n)
 }
 
-func (s *bucket) GetUpTo(ctx context.Context, key string, off, n int64) ([]byte, int64, error) {
+func (s *bucket) GetUpTo(ctx context.Context, key string, off, n int64) (objstore.Body, int64, error) {
 	object := s.objects[key]
 	size := int64(len(object))
 	if object != nil && off >= size {
 		return nil, 0, fmt.Errorf("%w: %d~%d of %d", objstore.ErrBeyond, off, n, size)
 	}
 	b, err := s.get(ctx, fmt.Sprintf("%d~%d", off, n), object, off, min(n, size-off))
-	return b, size, err
+	return objstore.Body{b}, size, err
 }
 
 func (s *bucket) get(ctx context.Context, what string, object []byte, off, n int64) ([]byte, error) {

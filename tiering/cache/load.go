@@ -110,8 +110,8 @@ func (c *Cache) start(b *block, w wish, how order, by route, hasSlot bool) error
 			return
 		}
 		c.forgetEvicted(c.ledger.reserve(w.to - from))
-		piece, err := c.load(b, from, w, how, by.owner)
-		c.land(b, f, piece, w.to-from, err)
+		pieces, err := c.load(b, from, w, how, by.owner)
+		c.land(b, f, pieces, w.to-from, err)
 		by.leave() // after land, so that reservations never exceed those of all slots
 	}()
 	return nil
@@ -170,14 +170,14 @@ func (c *Cache) take(slots chan struct{}) bool {
 
 // load returns the bytes of a block from from on, as far as it is wished for, or at least as far
 // as it is needed, from the nearest that has them.
-func (c *Cache) load(b *block, from int64, w wish, how order, owner string) ([]byte, error) {
+func (c *Cache) load(b *block, from int64, w wish, how order, owner string) (objstore.Body, error) {
 	ctx := objstore.WithPurpose(c.lifetime, how.purpose)
 	start := b.key.n * c.opts.BlockSize
 	p := Piece{b.key.segment, tiering.Position(start + from), w.need - from}
 	disk := c.parts.Disk
 	if disk != nil && owner == "" && !b.fresh {
 		if piece, ok := c.fromDisk(ctx, start, p, w); ok {
-			return piece, nil
+			return objstore.Body{piece}, nil
 		}
 	}
 	if owner != "" {
@@ -187,7 +187,7 @@ func (c *Cache) load(b *block, from int64, w wish, how order, owner string) ([]b
 		if err == nil && int64(len(piece)) == p.Length {
 			c.peerHits.Add(1)
 			c.peerBytes.Add(p.Length)
-			return piece, nil
+			return objstore.Body{piece}, nil
 		}
 		c.peerErrors.Add(1)
 		// The store knows better. Its GETs are bounded by slots of their own.
@@ -196,19 +196,22 @@ func (c *Cache) load(b *block, from int64, w wish, how order, owner string) ([]b
 		}
 		defer func() { <-c.slots }()
 	}
-	var piece []byte
+	var pieces objstore.Body
 	var err error
 	if w.to > w.need {
-		piece, err = c.getUpTo(ctx, p, w.to-from)
+		pieces, err = c.getUpTo(ctx, p, w.to-from)
 	}
 	if w.to == w.need || errors.Is(err, objstore.ErrCorrupt) && !errors.Is(err, objstore.ErrBeyond) {
-		piece, err = c.get(ctx, p) // what was asked for beside it need not be as it should
+		pieces, err = c.get(ctx, p) // what was asked for beside it need not be as it should
 	}
 	if err == nil && disk != nil && how.purpose == objstore.Fetch {
-		p.Length = int64(len(piece))
-		disk.Put(start, p, piece)
+		for _, piece := range pieces {
+			p.Length = int64(len(piece))
+			disk.Put(start, p, piece)
+			p.Position += tiering.Position(p.Length)
+		}
 	}
-	return piece, err
+	return pieces, err
 }
 
 // fromDisk reads a piece from the disk, and as much as is wished for if that is there too.
@@ -230,10 +233,10 @@ func (c *Cache) fromDisk(ctx context.Context, start int64, p Piece, w wish) ([]b
 
 // getUpTo reads a piece from the object store, and what follows it up to most bytes in all, as
 // far as the object goes.
-func (c *Cache) getUpTo(ctx context.Context, p Piece, most int64) ([]byte, error) {
+func (c *Cache) getUpTo(ctx context.Context, p Piece, most int64) (objstore.Body, error) {
 	c.gets.Add(1)
-	piece, size, err := c.parts.Store.GetUpTo(ctx, p.Segment.Key(), int64(p.Position), most)
-	n := int64(len(piece))
+	pieces, size, err := c.parts.Store.GetUpTo(ctx, p.Segment.Key(), int64(p.Position), most)
+	n := pieces.Size()
 	switch {
 	case err != nil && c.lifetime.Err() != nil:
 		err = ErrClosed
@@ -246,11 +249,11 @@ func (c *Cache) getUpTo(ctx context.Context, p Piece, most int64) ([]byte, error
 	}
 	c.gotBytes.Add(n)
 	c.segments.sized(p.Segment, size)
-	return piece, nil
+	return pieces, nil
 }
 
 // get reads a piece from the object store.
-func (c *Cache) get(ctx context.Context, p Piece) ([]byte, error) {
+func (c *Cache) get(ctx context.Context, p Piece) (objstore.Body, error) {
 	c.gets.Add(1)
 	piece, err := c.parts.Store.GetRange(ctx, p.Segment.Key(), int64(p.Position), p.Length)
 	switch {
@@ -264,17 +267,17 @@ func (c *Cache) get(ctx context.Context, p Piece) ([]byte, error) {
 		return nil, err
 	}
 	c.gotBytes.Add(p.Length)
-	return piece, nil
+	return objstore.Body{piece}, nil
 }
 
 // land hands the outcome of a flight to the block and to those who wait for it.
-func (c *Cache) land(b *block, f *flight, piece []byte, reserved int64, err error) {
+func (c *Cache) land(b *block, f *flight, pieces objstore.Body, reserved int64, err error) {
 	s := c.stripeOf(b.key)
 	s.mu.Lock()
 	b.flight = nil
-	n := int64(len(piece))
+	n := pieces.Size()
 	if err == nil {
-		b.content = b.content.extended(piece)
+		b.content = b.content.extended(pieces)
 		if less := min(b.unread, reserved-n); less > 0 {
 			c.ahead.Add(-less) // the object ended
 			b.unread -= less

@@ -25,19 +25,20 @@ type counting struct {
 
 func (s *counting) GetRange(ctx context.Context, key string, off, n int64) ([]byte, error) {
 	b, err := s.Store.GetRange(ctx, key, off, n)
-	return s.count(b), err
+	s.count(b)
+	return b, err
 }
 
-func (s *counting) GetUpTo(ctx context.Context, key string, off, n int64) ([]byte, int64, error) {
+func (s *counting) GetUpTo(ctx context.Context, key string, off, n int64) (objstore.Body, int64, error) {
 	b, size, err := s.Store.GetUpTo(ctx, key, off, n)
-	return s.count(b), size, err
+	s.count(b...)
+	return b, size, err
 }
 
-func (s *counting) count(b []byte) []byte {
+func (s *counting) count(b ...[]byte) {
 	s.gets.Add(1)
-	s.bytes.Add(int64(len(b)))
+	s.bytes.Add(objstore.Body(b).Size())
 	time.Sleep(20 * time.Millisecond)
-	return b
 }
 
 // sideBySide stores n segments, each of which has one extent of size bytes for each of so many

@@ -412,6 +412,11 @@ func (s *purposes) GetRange(ctx context.Context, key string, off, n int64) ([]by
 	return s.bucket.GetRange(ctx, key, off, n)
 }
 
+func (s *purposes) GetUpTo(ctx context.Context, key string, off, n int64) (objstore.Body, int64, error) {
+	s.all = append(s.all, objstore.PurposeOf(ctx))
+	return s.bucket.GetUpTo(ctx, key, off, n)
+}
+
 // A replay by lagging readers leaves what is hot where it is, even what was read only once, and
 // however often they read the same.
 func TestAReplayDoesNotDisplaceOthers(t *testing.T) {

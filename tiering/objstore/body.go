@@ -30,6 +30,30 @@ func (b Body) CRC32C() uint32 {
 	return crc
 }
 
+// SliceSize is the size of the slices that GetUpTo returns, apart from the last, which may be
+// half as large again. Not smaller: each is an allocation, and of a file a read. Not larger:
+// whoever keeps a part of one keeps all of it in memory, or has to copy.
+const SliceSize = 512 << 10
+
+// ReadSlices makes a body of n bytes, each slice of which read fills in turn, given its position
+// within the body. The error is read's.
+func ReadSlices(n int64, read func(at int64, p []byte) error) (Body, error) {
+	b := make(Body, 0, max(n/SliceSize, 1))
+	for at := int64(0); at < n; {
+		size := min(n-at, SliceSize)
+		if n-at <= SliceSize+SliceSize/2 {
+			size = n - at
+		}
+		p := make([]byte, size)
+		if err := read(at, p); err != nil {
+			return nil, err
+		}
+		b = append(b, p)
+		at += size
+	}
+	return b, nil
+}
+
 // Bytes returns the body in one slice, copying unless it is in one piece already.
 func (b Body) Bytes() []byte {
 	if len(b) == 1 {

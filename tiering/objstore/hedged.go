@@ -158,12 +158,12 @@ func (h *hedged) GetRange(ctx context.Context, key string, off, n int64) ([]byte
 	return a.data, a.err
 }
 
-func (h *hedged) GetUpTo(ctx context.Context, key string, off, n int64) ([]byte, int64, error) {
+func (h *hedged) GetUpTo(ctx context.Context, key string, off, n int64) (Body, int64, error) {
 	a := h.get(ctx, n, func(ctx context.Context) (a answer) {
-		a.data, a.size, a.err = h.Store.GetUpTo(ctx, key, off, n)
+		a.body, a.size, a.err = h.Store.GetUpTo(ctx, key, off, n)
 		return a
 	})
-	return a.data, a.size, a.err
+	return a.body, a.size, a.err
 }
 
 // get asks for up to n bytes, a second time if that takes longer than most.
@@ -210,7 +210,8 @@ func (h *hedged) get(ctx context.Context, n int64, ask func(context.Context) ans
 
 // answer is what one of two GETs ended with.
 type answer struct {
-	data   []byte
+	data   []byte // of GetRange
+	body   Body   // of GetUpTo, as size
 	size   int64
 	err    error
 	second bool

@@ -189,10 +189,10 @@ func (m *metered) GetRange(ctx context.Context, key string, off, n int64) ([]byt
 	return data, err
 }
 
-func (m *metered) GetUpTo(ctx context.Context, key string, off, n int64) ([]byte, int64, error) {
+func (m *metered) GetUpTo(ctx context.Context, key string, off, n int64) (Body, int64, error) {
 	start := time.Now()
 	data, size, err := m.Store.GetUpTo(ctx, key, off, n)
-	m.observe(ctx, kindGet, start, int64(len(data)), err)
+	m.observe(ctx, kindGet, start, data.Size(), err)
 	return data, size, err
 }
 

@@ -89,8 +89,9 @@ type Store interface {
 	// GetUpTo returns the bytes from position off on, n > 0 of them or as many as there are,
 	// and the size of the object by the store's own word: always min(n, size-off) bytes.
 	// ErrNotFound if there is no object, ErrBeyond if it has no byte at off, ErrCorrupt if
-	// the answer is damaged or cut. The caller owns the result.
-	GetUpTo(ctx context.Context, key string, off, n int64) (data []byte, size int64, err error)
+	// the answer is damaged or cut. The caller owns the result, which comes in slices as
+	// ReadSlices makes them.
+	GetUpTo(ctx context.Context, key string, off, n int64) (data Body, size int64, err error)
 
 	// Head describes the object, or ErrNotFound.
 	Head(ctx context.Context, key string) (Info, error)

@@ -213,7 +213,7 @@ func (r *retry) GetRange(ctx context.Context, key string, off, n int64) (data []
 	return data, err
 }
 
-func (r *retry) GetUpTo(ctx context.Context, key string, off, n int64) (data []byte, size int64, err error) {
+func (r *retry) GetUpTo(ctx context.Context, key string, off, n int64) (data Body, size int64, err error) {
 	err = r.do(ctx, n, func(ctx context.Context) error {
 		data, size, err = r.inner.GetUpTo(ctx, key, off, n)
 		return err

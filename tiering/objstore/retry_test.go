@@ -72,7 +72,7 @@ func (s *script) GetRange(ctx context.Context, key string, off, n int64) (data [
 	return data, err
 }
 
-func (s *script) GetUpTo(ctx context.Context, key string, off, n int64) (data []byte, size int64, err error) {
+func (s *script) GetUpTo(ctx context.Context, key string, off, n int64) (data objstore.Body, size int64, err error) {
 	err = s.next(ctx, func() error {
 		data, size, err = s.Store.GetUpTo(ctx, key, off, n)
 		return err
@@ -190,9 +190,9 @@ func TestRetryReads(t *testing.T) {
 					t.Errorf("%d attempts, want %d", inner.calls, test.calls)
 				}
 				inner.calls, inner.steps = 0, test.steps
-				data, size, err := objstore.Retry(inner, rng(), objstore.RetryConfig{}).GetUpTo(t.Context(), "k", 1, 1000)
-				if !errors.Is(err, test.want) || test.want == nil && (err != nil || len(data) != 99 || size != 100) {
-					t.Errorf("up to the end: got %d bytes of %d, %v; want error %v", len(data), size, err, test.want)
+				body, size, err := objstore.Retry(inner, rng(), objstore.RetryConfig{}).GetUpTo(t.Context(), "k", 1, 1000)
+				if !errors.Is(err, test.want) || test.want == nil && (err != nil || body.Size() != 99 || size != 100) {
+					t.Errorf("up to the end: got %d bytes of %d, %v; want error %v", body.Size(), size, err, test.want)
 				}
 				if inner.calls != test.calls {
 					t.Errorf("up to the end: %d attempts, want %d", inner.calls, test.calls)

@@ -249,7 +249,7 @@ func (s *Store) GetRange(ctx context.Context, key string, off, n int64) ([]byte,
 }
 
 // GetUpTo implements objstore.Store.
-func (s *Store) GetUpTo(ctx context.Context, key string, off, n int64) ([]byte, int64, error) {
+func (s *Store) GetUpTo(ctx context.Context, key string, off, n int64) (objstore.Body, int64, error) {
 	d := s.throw(func(p *Plan) *Rates { return &p.Get })
 	if err := s.before(ctx, "get "+key, d); err != nil {
 		return nil, 0, err
@@ -258,8 +258,12 @@ func (s *Store) GetUpTo(ctx context.Context, key string, off, n int64) ([]byte, 
 	if err = s.after("get "+key, d, err); err != nil {
 		return nil, 0, err
 	}
-	if data, err = s.spoil(key, d, data); err != nil {
-		return nil, 0, err
+	if d.missing || d.truncated || d.short || d.flipped {
+		spoiled, err := s.spoil(key, d, data.Bytes())
+		if err != nil {
+			return nil, 0, err
+		}
+		data = objstore.Body{spoiled}
 	}
 	return data, size, nil
 }

@@ -136,11 +136,15 @@ func (s *Store) GetRange(ctx context.Context, key string, off, n int64) ([]byte,
 	if off+n > info.Size() {
 		return nil, fmt.Errorf("file: get %s: ends at %d, before %d: %w", key, info.Size(), off+n, objstore.ErrCorrupt)
 	}
-	return readAt(f, key, off, n)
+	data := make([]byte, n)
+	if err := readAt(f, key, off, data); err != nil {
+		return nil, err
+	}
+	return data, nil
 }
 
 // GetUpTo implements objstore.Store.
-func (s *Store) GetUpTo(ctx context.Context, key string, off, n int64) ([]byte, int64, error) {
+func (s *Store) GetUpTo(ctx context.Context, key string, off, n int64) (objstore.Body, int64, error) {
 	if err := objstore.CheckUpTo(key, off, n); err != nil {
 		return nil, 0, err
 	}
@@ -153,22 +157,21 @@ func (s *Store) GetUpTo(ctx context.Context, key string, off, n int64) ([]byte, 
 	if off >= size {
 		return nil, 0, fmt.Errorf("file: get %s: ends at %d: nothing at %d: %w", key, size, off, objstore.ErrBeyond)
 	}
-	data, err := readAt(f, key, off, min(n, size-off))
+	data, err := objstore.ReadSlices(min(n, size-off), func(at int64, p []byte) error { return readAt(f, key, off+at, p) })
 	if err != nil {
 		return nil, 0, err
 	}
 	return data, size, nil
 }
 
-// readAt reads n bytes of an object that has them.
-func readAt(f *os.File, key string, off, n int64) ([]byte, error) {
-	data := make([]byte, n)
-	if _, err := f.ReadAt(data, off); errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("file: get %s: cut while it was read: %w", key, objstore.ErrCorrupt)
+// readAt reads bytes of an object that has them.
+func readAt(f *os.File, key string, off int64, p []byte) error {
+	if _, err := f.ReadAt(p, off); errors.Is(err, io.EOF) {
+		return fmt.Errorf("file: get %s: cut while it was read: %w", key, objstore.ErrCorrupt)
 	} else if err != nil {
-		return nil, fmt.Errorf("file: get %s: %w", key, classify(err))
+		return fmt.Errorf("file: get %s: %w", key, classify(err))
 	}
-	return data, nil
+	return nil
 }
 
 // Head implements objstore.Store.

@@ -70,7 +70,7 @@ func (s *Store) GetRange(ctx context.Context, key string, off, n int64) ([]byte,
 }
 
 // GetUpTo implements objstore.Store.
-func (s *Store) GetUpTo(ctx context.Context, key string, off, n int64) ([]byte, int64, error) {
+func (s *Store) GetUpTo(ctx context.Context, key string, off, n int64) (objstore.Body, int64, error) {
 	if err := objstore.CheckUpTo(key, off, n); err != nil {
 		return nil, 0, err
 	}
@@ -82,7 +82,11 @@ func (s *Store) GetUpTo(ctx context.Context, key string, off, n int64) ([]byte, 
 	if off >= size {
 		return nil, 0, fmt.Errorf("memory: %s ends at %d: nothing at %d: %w", key, size, off, objstore.ErrBeyond)
 	}
-	return slices.Clone(o.data[off:min(off+n, size)]), size, nil
+	data, err := objstore.ReadSlices(min(n, size-off), func(at int64, p []byte) error {
+		copy(p, o.data[off+at:])
+		return nil
+	})
+	return data, size, err
 }
 
 // Head implements objstore.Store.

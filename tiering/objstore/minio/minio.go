@@ -139,7 +139,7 @@ func (s *Store) GetRange(ctx context.Context, key string, off, n int64) ([]byte,
 }
 
 // GetUpTo implements objstore.Store.
-func (s *Store) GetUpTo(ctx context.Context, key string, off, n int64) ([]byte, int64, error) {
+func (s *Store) GetUpTo(ctx context.Context, key string, off, n int64) (objstore.Body, int64, error) {
 	if err := objstore.CheckUpTo(key, off, n); err != nil {
 		return nil, 0, err
 	}

@@ -128,13 +128,20 @@ func ReadRange(body io.Reader, length int64, contentRange string, off, n int64) 
 		return nil, fmt.Errorf("%w: asked for bytes %d-%d, the answer has %q and %d bytes",
 			objstore.ErrCorrupt, off, off+n-1, contentRange, length)
 	}
-	return readAll(body, n)
+	data := make([]byte, n)
+	if err := readFull(body, data); err != nil {
+		return nil, err
+	}
+	if err := ended(body); err != nil {
+		return nil, err
+	}
+	return data, nil
 }
 
 // ReadUpTo reads the answer to RangeHeader(off, n) where the object may end before: as many
 // bytes as the headers promised, if these end where the range does or the object, and the size
 // of the object. It allocates only after that, and no more than n bytes.
-func ReadUpTo(body io.Reader, length int64, contentRange string, off, n int64) (data []byte, size int64, err error) {
+func ReadUpTo(body io.Reader, length int64, contentRange string, off, n int64) (data objstore.Body, size int64, err error) {
 	first, last, size, err := parseContentRange(contentRange)
 	if err != nil {
 		return nil, 0, err
@@ -146,28 +153,34 @@ func ReadUpTo(body io.Reader, length int64, contentRange string, off, n int64) (
 		return nil, 0, fmt.Errorf("%w: asked for bytes %d-%d or up to the end, the answer has %q and %d bytes",
 			objstore.ErrCorrupt, off, off+n-1, contentRange, length)
 	}
-	if data, err = readAll(body, length); err != nil {
+	data, err = objstore.ReadSlices(length, func(_ int64, p []byte) error { return readFull(body, p) })
+	if err == nil {
+		err = ended(body)
+	}
+	if err != nil {
 		return nil, 0, err
 	}
 	return data, size, nil
 }
 
-// readAll reads a body of n bytes.
-func readAll(body io.Reader, n int64) ([]byte, error) {
-	data := make([]byte, n)
-	if k, err := io.ReadFull(body, data); err == io.EOF || err == io.ErrUnexpectedEOF {
-		return nil, fmt.Errorf("%w: %d of %d bytes came", objstore.ErrCorrupt, k, n)
-	} else if err != nil {
-		return nil, err
+func readFull(body io.Reader, p []byte) error {
+	k, err := io.ReadFull(body, p)
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
+		return fmt.Errorf("%w: the last %d bytes and more are missing", objstore.ErrCorrupt, len(p)-k)
 	}
-	// To the end of the body, so that the connection can be used again.
+	return err
+}
+
+// ended reads to the end of a body, of which all that was promised has come, so that the
+// connection can be used again.
+func ended(body io.Reader) error {
 	var more [1]byte
 	if k, err := body.Read(more[:]); k > 0 {
-		return nil, fmt.Errorf("%w: more than %d bytes came", objstore.ErrCorrupt, n)
+		return fmt.Errorf("%w: more bytes came than were promised", objstore.ErrCorrupt)
 	} else if err != nil && err != io.EOF {
-		return nil, err
+		return err
 	}
-	return data, nil
+	return nil
 }
 
 // parseContentRange reads "bytes FIRST-LAST/SIZE"; the size is negative where it is "*".
