@@ -69,22 +69,27 @@ func TestReadersOfOneFlushShareItsGets(t *testing.T) {
 	for _, tc := range []struct {
 		name                  string
 		segments, segmentSize int
-		together              bool // in one request after the other, each of all partitions
+		together              int // extents of each partition that one request after the other reads; 0: apart
 		cold                  bool
 		perGiB                int64
 	}{
-		{"one consumer, flushes of 8 MiB", 64, 4 * block, true, true, 700},
-		{"one consumer at the tail, flushes of 8 MiB", 64, 4 * block, true, false, 700},
-		{"48 consumers, flushes of 8 MiB", 64, 4 * block, false, true, 700},
-		{"one consumer, merged to 32 MiB", 16, 16 * block, true, true, 600},
-		{"48 consumers, merged to 32 MiB", 16, 16 * block, false, true, 600},
+		{"one consumer, flushes of 8 MiB", 64, 4 * block, 1, true, 700},
+		{"one consumer, flushes of 8 MiB, of which it reads six at a time", 64, 4 * block, 6, true, 700},
+		{"one consumer at the tail, flushes of 8 MiB", 64, 4 * block, 1, false, 700},
+		{"48 consumers, flushes of 8 MiB", 64, 4 * block, 0, true, 700},
+		{"one consumer, merged to 32 MiB", 16, 16 * block, 1, true, 600},
+		{"48 consumers, merged to 32 MiB", 16, 16 * block, 0, true, 600},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := &counting{Store: memory.New()}
 				size := tc.segmentSize / partitions
 				logs := sideBySide(t, s, tc.segments, partitions, size)
-				c := newCache(t, s, anything, cache.Options{Capacity: 256 * block, BlockSize: block})
+				capacity := int64(96 * block) // as the default of an agent, 192 MiB
+				if tc.together == 0 {
+					capacity = 256 * block // for as long as they are apart by less than that
+				}
+				c := newCache(t, s, anything, cache.Options{Capacity: capacity, BlockSize: block})
 				next := func(p, i int) error {
 					e := logs[p][i]
 					_, err := c.Read(t.Context(), cache.Range{
@@ -93,11 +98,16 @@ func TestReadersOfOneFlushShareItsGets(t *testing.T) {
 					return err
 				}
 				var g errgroup.Group
-				if tc.together {
-					for i := range tc.segments {
+				if tc.together > 0 {
+					for i := 0; i < tc.segments; i += tc.together {
 						g.SetLimit(8)
 						for p := range partitions {
-							g.Go(func() error { return next(p, i) })
+							g.Go(func() (err error) {
+								for k := i; k < min(i+tc.together, tc.segments) && err == nil; k++ {
+									err = next(p, k)
+								}
+								return err
+							})
 						}
 						if err := g.Wait(); err != nil {
 							t.Fatal(err)
