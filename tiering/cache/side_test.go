@@ -86,8 +86,8 @@ func TestReadersOfOneFlushShareItsGets(t *testing.T) {
 				size := tc.segmentSize / partitions
 				logs := sideBySide(t, s, tc.segments, partitions, size)
 				capacity := int64(96 * block) // as the default of an agent, 192 MiB
-				if tc.together == 0 {
-					capacity = 256 * block // for as long as they are apart by less than that
+				if tc.together == 0 || !tc.cold {
+					capacity = 256 * block // that readers are apart by less
 				}
 				c := newCache(t, s, anything, cache.Options{Capacity: capacity, BlockSize: block})
 				next := func(p, i int) error {
