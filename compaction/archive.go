@@ -15,7 +15,11 @@ func (m *Merger) archive(ctx context.Context, a archivable) error {
 	first, last := a.extents[0], a.extents[len(a.extents)-1]
 	w := m.parts.Writer
 	id, done := w.Segments.NextSegment()
-	data, err := manifest.Encode(manifest.Manifest{Cluster: w.Cluster, ID: id, Partition: a.partition, Extents: a.extents})
+	aborted := make([]manifest.Aborted, len(a.aborted))
+	for i, t := range a.aborted {
+		aborted[i] = manifest.Aborted(t)
+	}
+	data, err := manifest.Encode(manifest.Manifest{Cluster: w.Cluster, ID: id, Partition: a.partition, Extents: a.extents, Aborted: aborted})
 	if err == nil {
 		err = w.Objects.Put(objstore.WithPurpose(ctx, objstore.Merge), id.ManifestKey(), objstore.Body{data})
 	}
@@ -23,7 +27,7 @@ func (m *Merger) archive(ctx context.Context, a archivable) error {
 		done()
 		return fmt.Errorf("storing a manifest of %s: %w", a.partition, err)
 	}
-	change := shard.Archive{Partition: a.partition, Of: shard.DigestOf(a.extents), Manifest: shard.Manifest{
+	change := shard.Archive{Partition: a.partition, Of: shard.ArchiveDigest(a.extents, a.aborted), Manifest: shard.Manifest{
 		Base: first.Base, Count: int64(last.End() - first.Base), MaxTimestamp: tiering.NoTimestamp, Object: id, Size: int32(len(data)),
 	}}
 	for _, e := range a.extents {

@@ -50,6 +50,7 @@ type archivable struct {
 	shard     tiering.ShardID
 	partition tiering.TopicPartition
 	extents   []tiering.Extent
+	aborted   []shard.AbortedTransaction // with offsets of theirs
 }
 
 // pack is what one segment is to hold.
@@ -101,6 +102,8 @@ type snapshot struct {
 	extents   []tiering.Extent
 	epochs    []shard.EpochStart
 	cleaned   tiering.Offset
+	aborted   shard.Aborted
+	open      tiering.Offset // where the first open transaction begins
 }
 
 // lookAt plans for all partitions of a shard. The view is locked while slices are taken from it,
@@ -115,7 +118,7 @@ func (m *Merger) lookAt(id tiering.ShardID, before *look) *look {
 		l.seq = s.Seq
 		for _, tp := range s.Partitions() {
 			if p := s.Partition(tp); len(p.Extents) > 1 || len(p.Extents) == 1 && m.sparse.has(p.Extents[0].Segment) {
-				all = append(all, snapshot{tp, p.Extents, p.Epochs, p.Cleaned})
+				all = append(all, snapshot{tp, p.Extents, p.Epochs, p.Cleaned, p.Aborted(), p.FirstOpen()})
 			}
 		}
 	})
@@ -161,11 +164,17 @@ func (m *Merger) planFor(l, before *look, id tiering.ShardID, p *snapshot, now s
 	if n == 0 {
 		n = m.stuck(p, merges)
 	}
+	if n == 0 && p.aborted.Len() > manyAborted {
+		few := m.cfg.Rules
+		few.Manifest = max(2, few.Manifest/fewer)
+		n = few.Archive(&in, merges)
+	}
+	n, aborted := p.archivable(n)
 	if now.policy.Compact {
 		n = 0 // log compaction would turn the manifest back into extents
 	}
 	if n > 0 {
-		l.old = append(l.old, archivable{id, p.partition, p.extents[:n:n]})
+		l.old = append(l.old, archivable{id, p.partition, p.extents[:n:n], aborted})
 	}
 	if len(merges) > 0 {
 		m.note(l, before, id, p, merges)
@@ -173,6 +182,32 @@ func (m *Merger) planFor(l, before *look, id tiering.ShardID, p *snapshot, now s
 	if n == 0 && len(merges) == 0 {
 		l.idle[p.partition] = now
 	}
+}
+
+const (
+	// manyAborted is how many aborted transactions make a partition's extents move into smaller
+	// manifests, of which a state has fewer-fold as many then. Less would make many manifests; more
+	// is held in memory by every agent, 40 bytes each.
+	manyAborted = 4096
+	fewer       = 16
+)
+
+// archivable returns how many of the first n extents a manifest can stand for, and what it lists of
+// aborted transactions: none where a transaction is open, and no more than it may. Where that leaves
+// less than half of them the rest is waited for.
+func (p *snapshot) archivable(n int) (int, []shard.AbortedTransaction) {
+	for most := n; n > 0; n-- {
+		if p.extents[n-1].End() > p.open {
+			if 2*n <= most {
+				return 0, nil
+			}
+			continue
+		}
+		if list := p.aborted.In(p.extents[0].Base, p.extents[n-1].End()); len(list) <= manifest.MaxAborted {
+			return n, list
+		}
+	}
+	return 0, nil
 }
 
 // stuck returns how many of a long partition's first extents should move into a manifest as they

@@ -32,6 +32,7 @@ type collector struct {
 
 	next    tiering.Offset // behind the last batch that was taken
 	hollow  hollow         // what lies behind that
+	aborted []abortedOf    // of the manifests that were read, in order
 	slices  [][]byte
 	bytes   int
 	full    bool

@@ -228,7 +228,8 @@ func consume(t testing.TB, r fetch.Result, offset tiering.Offset) (values []stri
 // Whatever transactions do, a read_committed consumer that starts anywhere, and takes answers
 // of any size, sees all committed records, in order, and no other.
 func TestReadCommittedIsExact(t *testing.T) {
-	for seed := range uint64(20) {
+	manifests, across := 0, 0
+	for seed := range uint64(30) {
 		withLog(t, func(l *log) {
 			rnd := rand.New(rand.NewPCG(seed, 3))
 			m := newModel(l, rnd)
@@ -236,6 +237,14 @@ func TestReadCommittedIsExact(t *testing.T) {
 				m.step()
 			}
 			m.check()
+			for _, x := range l.state(0).Manifests {
+				if list := l.manifests.aborted[x.Object]; len(list) > 0 {
+					manifests++
+					if list[len(list)-1].Last >= x.End() {
+						across++
+					}
+				}
+			}
 			for _, w := range m.writers {
 				if m.isOpen(w) {
 					m.finish(w, rnd.IntN(2) == 0)
@@ -246,6 +255,9 @@ func TestReadCommittedIsExact(t *testing.T) {
 		if t.Failed() {
 			t.Fatalf("seed %d", seed)
 		}
+	}
+	if manifests < 10 || across < 5 {
+		t.Errorf("%d manifests with aborted transactions, %d with one across their ends: the play is too tame", manifests, across)
 	}
 }
 
@@ -279,7 +291,11 @@ func newModel(l *log, rnd *rand.Rand) *model {
 func (m *model) isOpen(w *writer) bool { return m.open[w.id] != 0 }
 
 func (m *model) step() {
-	switch n := m.rnd.IntN(10); {
+	switch n := m.rnd.IntN(12); {
+	case n == 10:
+		m.archive()
+	case n == 11:
+		m.unarchive()
 	case n < 6:
 		m.write()
 	case n < 9:
@@ -292,6 +308,42 @@ func (m *model) step() {
 			d.Add(shard.Trim{Partition: partition(0), LogStart: m.start})
 			return nil
 		})
+	}
+}
+
+// archive moves some of the first extents into a manifest, what is inline by way of a segment.
+func (m *model) archive() {
+	p := m.l.state(0)
+	n := 0
+	for most := 1 + m.rnd.IntN(12); n < min(most, len(p.Extents)) && p.Extents[n].End() <= p.FirstOpen(); n++ {
+		if e := p.Extents[n]; e.IsInline() {
+			e.Segment, e.Position = m.l.store(0, e.Inline)
+			e.Inline = nil
+			m.l.replace(0, nil, e)
+		}
+	}
+	if n > 0 {
+		m.l.archive(0, n)
+	}
+	after := m.l.state(0)
+	if list := after.AbortedIn(0, 1<<40); n > 0 && len(list) > 0 && list[0].Last < after.Manifests[len(after.Manifests)-1].End() {
+		m.l.t.Fatalf("the state still has %v", list)
+	}
+}
+
+// unarchive turns the last manifest back into extents.
+func (m *model) unarchive() {
+	p := m.l.state(0)
+	n := len(p.Manifests)
+	if n == 0 || m.rnd.IntN(2) == 0 {
+		return
+	}
+	x := p.Manifests[n-1]
+	of, _ := p.Digest(x.Base, x.End())
+	list := slices.DeleteFunc(slices.Clone(m.l.manifests.aborted[x.Object]), func(a shard.AbortedTransaction) bool { return a.Last < x.Base || a.Last >= x.End() })
+	m.l.change(0, shard.Replace{Partition: partition(0), Of: of, With: m.l.manifests.objects[x.Object], Aborted: list})
+	if got := len(m.l.state(0).Manifests); got != n-1 {
+		m.l.t.Fatalf("%d manifests of %d are left", got, n)
 	}
 }
 

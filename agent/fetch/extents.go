@@ -45,16 +45,16 @@ func (l *look) take(p *shard.Partition, offset tiering.Offset) {
 // gone says whether an object was not there any more.
 func gone(err error) bool { return errors.Is(err, objstore.ErrNotFound) }
 
-// load returns the extents that a manifest stands for.
-func (r *Reader) load(ctx context.Context, tp tiering.TopicPartition, m *shard.Manifest) ([]tiering.Extent, error) {
-	run, err := r.manifests.Extents(objstore.WithPurpose(ctx, objstore.Fetch), tp, *m)
+// load returns the extents and aborted transactions that a manifest stands for.
+func (r *Reader) load(ctx context.Context, tp tiering.TopicPartition, m *shard.Manifest) ([]tiering.Extent, []shard.AbortedTransaction, error) {
+	run, aborted, err := r.manifests.Content(objstore.WithPurpose(ctx, objstore.Fetch), tp, *m)
 	if err != nil {
-		return nil, fmt.Errorf("manifest %s of offset %d: %w", m.Object, m.Base, err)
+		return nil, nil, fmt.Errorf("manifest %s of offset %d: %w", m.Object, m.Base, err)
 	}
 	if len(run) == 0 || run[0].Base != m.Base || run[len(run)-1].End() != m.End() {
-		return nil, fmt.Errorf("manifest %s of offset %d: %w: its extents do not cover %d offsets", m.Object, m.Base, objstore.ErrCorrupt, m.Count)
+		return nil, nil, fmt.Errorf("manifest %s of offset %d: %w: its extents do not cover %d offsets", m.Object, m.Base, objstore.ErrCorrupt, m.Count)
 	}
-	return run, nil
+	return run, aborted, nil
 }
 
 // collect goes through manifests and extents until out is full.
@@ -64,8 +64,9 @@ func (r *Reader) collect(ctx context.Context, tp tiering.TopicPartition, at *loo
 		if r.enough(out) || m.Base >= out.end {
 			break
 		}
-		run, err := r.load(ctx, tp, m)
+		run, aborted, err := r.load(ctx, tp, m)
 		if err == nil {
+			out.aborted = append(out.aborted, abortedOf{m.End(), aborted})
 			err = r.collectRun(ctx, run[find(run, out.from):], cold, out)
 		}
 		if err != nil {

@@ -73,11 +73,11 @@ type Cache interface {
 	Has(r cache.Range) bool
 }
 
-// Manifests reads the extents that a manifest stands for, ascending, whose epochs nobody needs.
-// The slice is shared: nobody may change it. The error is objstore.ErrNotFound if the object
-// is gone.
+// Manifests reads the extents that a manifest stands for, ascending, whose epochs nobody needs, and
+// the aborted transactions that have an offset of its, ascending by Last. The slices are shared: nobody
+// may change them. The error is objstore.ErrNotFound if the object is gone.
 type Manifests interface {
-	Extents(ctx context.Context, tp tiering.TopicPartition, m shard.Manifest) ([]tiering.Extent, error)
+	Content(ctx context.Context, tp tiering.TopicPartition, m shard.Manifest) ([]tiering.Extent, []shard.AbortedTransaction, error)
 }
 
 // Observer counts reads. Its methods must return quickly.

@@ -116,7 +116,7 @@ func open(t testing.TB) (l *log, done func()) { return openWith(t, fetch.Config{
 // openWith is open with a reader of its own.
 func openWith(t testing.TB, cfg fetch.Config, observe fetch.Observer) (l *log, done func()) {
 	ctx, cancel := context.WithCancel(t.Context())
-	l = &log{t: t, meta: memory.New(), objects: memstore.New(), manifests: &manifests{objects: map[tiering.SegmentID][]tiering.Extent{}}}
+	l = &log{t: t, meta: memory.New(), objects: memstore.New(), manifests: &manifests{objects: map[tiering.SegmentID][]tiering.Extent{}, aborted: map[tiering.SegmentID][]shard.AbortedTransaction{}}}
 	keys := metadata.NewKeys("test")
 	store := l.meta.Client("agent")
 	lease, err := store.Grant(ctx, time.Hour)

@@ -241,10 +241,38 @@ func (r *Reader) readPartition(ctx context.Context, p *Partition, want wanted, r
 		// What was read before an error is good; the consumer meets the error next time.
 		res.Records, res.Bytes, res.Aborted = out.slices, out.bytes, nil
 		if want.readCommitted && out.bytes > 0 {
-			res.Aborted = at.aborted.In(p.Offset, out.next)
+			res.Aborted = abortedIn(out.aborted, at.aborted, p.Offset, out.next)
 		}
 		return nil
 	}
+}
+
+// abortedOf are the aborted transactions that a manifest lists: all that have an offset of its.
+type abortedOf struct {
+	end  tiering.Offset // of the manifest
+	list []shard.AbortedTransaction
+}
+
+// abortedIn returns the aborted transactions with an offset of [from, to), ascending by Last, by the
+// manifests that hold those offsets, in order, and the state. One that reaches over the end of a
+// manifest is known to what follows, too: it is taken from what holds its marker, or where that is not
+// among the offsets, from the last manifest, which knows all of them.
+func abortedIn(manifests []abortedOf, state shard.Aborted, from, to tiering.Offset) (out []shard.AbortedTransaction) {
+	for _, m := range manifests {
+		for _, a := range m.list {
+			if a.Last >= from && a.First < to && (a.Last < m.end || to <= m.end) {
+				out = append(out, a)
+			}
+		}
+		if to <= m.end {
+			return out
+		}
+	}
+	behind := state.In(from, to)
+	if len(out) == 0 {
+		return behind
+	}
+	return append(out, behind...)
 }
 
 // lookFrom looks at a partition from an offset on, and says what watermarks go with it: the

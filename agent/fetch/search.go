@@ -85,7 +85,7 @@ func (s *search) firstAtLeast(ctx context.Context, ms int64) (Offset, error) {
 		if m.MaxTimestamp < ms || m.Base >= s.end {
 			continue
 		}
-		run, err := s.r.load(ctx, s.tp, m)
+		run, _, err := s.r.load(ctx, s.tp, m)
 		if err != nil {
 			return NoOffset, err
 		}
@@ -127,7 +127,7 @@ func (s *search) greatest(ctx context.Context) (Offset, error) {
 		claims[top] = claims[len(claims)-1]
 		claims = claims[:len(claims)-1]
 		if c.manifest != nil {
-			run, err := s.r.load(ctx, s.tp, c.manifest)
+			run, _, err := s.r.load(ctx, s.tp, c.manifest)
 			if err != nil {
 				return NoOffset, err
 			}

@@ -22,11 +22,12 @@ import (
 type manifests struct {
 	mu      sync.Mutex
 	objects map[tiering.SegmentID][]tiering.Extent
+	aborted map[tiering.SegmentID][]shard.AbortedTransaction
 	asked   int
 	missing func() // called when a manifest is not there
 }
 
-func (m *manifests) Extents(_ context.Context, _ tiering.TopicPartition, want shard.Manifest) ([]tiering.Extent, error) {
+func (m *manifests) Content(_ context.Context, _ tiering.TopicPartition, want shard.Manifest) ([]tiering.Extent, []shard.AbortedTransaction, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.asked++
@@ -35,9 +36,9 @@ func (m *manifests) Extents(_ context.Context, _ tiering.TopicPartition, want sh
 		if m.missing != nil {
 			m.missing()
 		}
-		return nil, fmt.Errorf("manifest %s: %w", want.Object, objstore.ErrNotFound)
+		return nil, nil, fmt.Errorf("manifest %s: %w", want.Object, objstore.ErrNotFound)
 	}
-	return run, nil
+	return run, m.aborted[want.Object], nil
 }
 
 // state looks at a partition.
@@ -73,8 +74,9 @@ func (l *log) archive(p int32, n int) {
 	for i := range run {
 		run[i].Epoch = 99 // means nothing: partitions know their epochs
 	}
-	l.manifests.objects[m.Object] = run
-	l.change(p, shard.Archive{Partition: partition(p), Of: shard.DigestOf(ps.Extents[:n]), Manifest: m})
+	aborted := ps.AbortedIn(m.Base, m.End())
+	l.manifests.objects[m.Object], l.manifests.aborted[m.Object] = run, aborted
+	l.change(p, shard.Archive{Partition: partition(p), Of: shard.ArchiveDigest(ps.Extents[:n], aborted), Manifest: m})
 	if got := len(l.state(p).Manifests); got != len(ps.Manifests)+1 {
 		l.t.Fatalf("%d manifests after one was added to %d", got, len(ps.Manifests))
 	}

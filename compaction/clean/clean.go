@@ -65,7 +65,7 @@ type Parts struct {
 	Claims    job.Claims
 	Policies  job.Policies
 	Reader    job.Reader
-	Manifests job.Manifests
+	Manifests Manifests
 	Writer    *job.Writer
 
 	// Pace is told the bytes that are about to be read and written, and returns when there is
@@ -76,6 +76,12 @@ type Parts struct {
 	Clock func(ctx context.Context) error
 	Now   func() time.Time
 	Log   *slog.Logger
+}
+
+// Manifests reads the extents that a manifest stands for, ascending, and the aborted transactions that
+// have an offset of its, ascending by Last.
+type Manifests interface {
+	Content(ctx context.Context, tp tiering.TopicPartition, m shard.Manifest) ([]tiering.Extent, []shard.AbortedTransaction, error)
 }
 
 // Cleaner compacts the partitions of the shards that this agent claims.

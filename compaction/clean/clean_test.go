@@ -353,6 +353,43 @@ func TestArchivedPartitionsAreTurnedBack(t *testing.T) {
 	})
 }
 
+// What a manifest knows of aborted transactions comes back with its extents: their data goes.
+func TestAbortedTransactionsComeBackFromManifests(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		p := &w.producers[1]
+		w.begin(p)
+		w.produce(p, false, []written{{key: "aborted", value: "x"}})
+		w.end(p, false)
+		w.put("k0", "y")
+		w.put("the end", "y")
+		w.rollUp()
+		s := w.State(w.tp)
+		es := s.Extents[:len(s.Extents)-1]
+		var list []shard.AbortedTransaction
+		w.View(w.Shard(w.tp)).Read(func(s *shard.State) { list = s.Partition(w.tp).AbortedIn(0, math.MaxInt64) })
+		id, done := w.NextSegment()
+		done()
+		w.manifests[id], w.listed[id] = es, list
+		if err := w.Change(t.Context(), w.Shard(w.tp), shard.Archive{Partition: w.tp, Of: shard.ArchiveDigest(es, list), Manifest: shard.ManifestOf(id, 1, es)}); err != nil {
+			t.Fatal(err)
+		}
+		w.View(w.Shard(w.tp)).Read(func(s *shard.State) {
+			if p := s.Partition(w.tp); len(p.Manifests) != 1 || len(p.AbortedIn(0, p.Next)) > 0 || len(list) != 1 {
+				t.Fatalf("%d manifests, the state knows %v of %v", len(p.Manifests), p.AbortedIn(0, p.Next), list)
+			}
+		})
+		w.tick()
+		for _, r := range w.records() {
+			if r.key == "aborted" {
+				t.Error("aborted data was taken for committed")
+			}
+		}
+		if n := len(w.State(w.tp).Manifests); n > 0 {
+			t.Errorf("%d manifests are left", n)
+		}
+	})
+}
+
 // A pass ends where it is when it has become pointless.
 func TestAPassIsGivenUp(t *testing.T) {
 	for name, stop := range map[string]func(w *world){

@@ -79,11 +79,12 @@ func (c *Cleaner) unarchive(ctx context.Context, t target) error {
 		if err := c.stillMine(t); err != nil {
 			return err
 		}
-		extents, err := c.parts.Manifests.Extents(ctx, t.tp, last)
+		extents, aborted, err := c.parts.Manifests.Content(ctx, t.tp, last)
 		if err != nil {
 			return fmt.Errorf("reading the manifest at offset %d: %w", last.Base, err)
 		}
-		if err := c.parts.Journals.Change(ctx, t.shard, shard.Replace{Partition: t.tp, Of: of, With: extents}); err != nil {
+		aborted = slices.DeleteFunc(slices.Clone(aborted), func(a shard.AbortedTransaction) bool { return a.Last < last.Base || a.Last >= last.End() })
+		if err := c.parts.Journals.Change(ctx, t.shard, shard.Replace{Partition: t.tp, Of: of, With: extents, Aborted: aborted}); err != nil {
 			return fmt.Errorf("turning the manifest at offset %d back into extents: %w", last.Base, err)
 		}
 	}

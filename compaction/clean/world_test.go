@@ -51,7 +51,8 @@ type world struct {
 	mine      bool
 	clock     error // what is wrong with it
 	manifests map[tiering.SegmentID][]tiering.Extent
-	meddle    func() // called before each read of the cleaner's
+	listed    map[tiering.SegmentID][]shard.AbortedTransaction // by manifests
+	meddle    func()                                           // called before each read of the cleaner's
 	reads     int
 	warm      int      // of these, that were not cold
 	foreign   bool     // what a read returns is only good until the next one
@@ -67,7 +68,7 @@ type world struct {
 
 func newWorld(t *testing.T, seed, memory uint64) *world {
 	w := &world{World: jobtest.New(t, 2), t: t, r: rand.New(rand.NewPCG(seed, 2)), tp: tiering.TopicPartition{Topic: tiering.TopicID{3}, Partition: 1},
-		known: true, mine: true, manifests: map[tiering.SegmentID][]tiering.Extent{}, outcome: []string{"commit"}, markers: map[int]tiering.Offset{}, meddle: func() {},
+		known: true, mine: true, manifests: map[tiering.SegmentID][]tiering.Extent{}, listed: map[tiering.SegmentID][]shard.AbortedTransaction{}, outcome: []string{"commit"}, markers: map[int]tiering.Offset{}, meddle: func() {},
 		policy: job.Policy{Compact: true, DeleteRetention: time.Hour, Retention: -1, RetentionBytes: -1, MaxCompactionLag: math.MaxInt64}}
 	w.anew(clean.Config{Memory: int64(memory), RunBytes: 4 << 10})
 	return w
@@ -113,11 +114,11 @@ func (w *world) Read(ctx context.Context, r cache.Range, dst [][]byte) ([][]byte
 	return append(dst, w.lent...), err
 }
 
-func (w *world) Extents(_ context.Context, _ tiering.TopicPartition, m shard.Manifest) ([]tiering.Extent, error) {
+func (w *world) Content(_ context.Context, _ tiering.TopicPartition, m shard.Manifest) ([]tiering.Extent, []shard.AbortedTransaction, error) {
 	if e, ok := w.manifests[m.Object]; ok {
-		return e, nil
+		return e, w.listed[m.Object], nil
 	}
-	return nil, errors.New("no such manifest")
+	return nil, nil, errors.New("no such manifest")
 }
 
 func (w *world) propose(draft func(*shard.Draft) error) {

@@ -247,8 +247,12 @@ func (a *auditor) compareAborted(s *auditedShard, tp tiering.TopicPartition, v *
 		return
 	}
 	var want, got []shard.AbortedTransaction
+	behind := p.LogStart // manifests
+	if n := len(p.Manifests); n > 0 {
+		behind = max(behind, p.Manifests[n-1].End())
+	}
 	for _, t := range log.aborts {
-		if t.removed == 0 && t.Last >= p.LogStart {
+		if t.removed == 0 && t.Last >= behind {
 			want = append(want, t.AbortedTransaction)
 		}
 	}

@@ -60,10 +60,11 @@ type content struct {
 	partition tiering.TopicPartition
 	is        shard.Manifest
 	extents   []tiering.Extent
+	aborted   []shard.AbortedTransaction
 }
 
 func (c content) size() int64 {
-	return overhead + int64(len(c.extents))*int64(unsafe.Sizeof(tiering.Extent{}))
+	return overhead + int64(len(c.extents))*int64(unsafe.Sizeof(tiering.Extent{})) + int64(len(c.aborted))*int64(unsafe.Sizeof(shard.AbortedTransaction{}))
 }
 
 // request is one GET that is under way. Its fields may be read when done is closed.
@@ -101,14 +102,26 @@ func (r *Reader) Stats() Stats {
 // view that is old asks again with a newer one. objstore.ErrCorrupt if the object is not what m
 // says. The requests' purpose is that of ctx, see objstore.WithPurpose.
 func (r *Reader) Extents(ctx context.Context, tp tiering.TopicPartition, m shard.Manifest) ([]tiering.Extent, error) {
+	c, err := r.checked(ctx, tp, m)
+	return c.extents, err
+}
+
+// Content is Extents, and the aborted transactions that have an offset of m's between their first
+// record and their marker, ascending by Last. Both are shared.
+func (r *Reader) Content(ctx context.Context, tp tiering.TopicPartition, m shard.Manifest) ([]tiering.Extent, []shard.AbortedTransaction, error) {
+	c, err := r.checked(ctx, tp, m)
+	return c.extents, c.aborted, err
+}
+
+func (r *Reader) checked(ctx context.Context, tp tiering.TopicPartition, m shard.Manifest) (content, error) {
 	c, err := r.content(ctx, m)
 	if err == nil {
 		err = c.check(tp, m)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading the manifest %s of %s from offset %d: %w", m.Object, tp, m.Base, err)
+		return content{}, fmt.Errorf("reading the manifest %s of %s from offset %d: %w", m.Object, tp, m.Base, err)
 	}
-	return c.extents, nil
+	return c, nil
 }
 
 // check compares what was read with what the state says.
@@ -198,5 +211,9 @@ func read(ctx context.Context, store objstore.Store, m shard.Manifest) (content,
 	if err != nil {
 		return content{}, err
 	}
-	return content{got.Partition, shard.ManifestOf(got.ID, m.Size, got.Extents), got.Extents}, nil
+	aborted := make([]shard.AbortedTransaction, len(got.Aborted))
+	for i, a := range got.Aborted {
+		aborted[i] = shard.AbortedTransaction(a)
+	}
+	return content{got.Partition, shard.ManifestOf(got.ID, m.Size, got.Extents), got.Extents, aborted}, nil
 }

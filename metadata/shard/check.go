@@ -168,6 +168,11 @@ func (r Replace) check() error {
 			return fmt.Errorf("marker at offset %d", at)
 		}
 	}
+	for i, a := range r.Aborted {
+		if a.ProducerID < 0 || a.First < 0 || a.First >= a.Last || a.Last < r.Base() || a.Last >= next || i > 0 && a.Last <= r.Aborted[i-1].Last {
+			return fmt.Errorf("impossible aborted transaction %+v", a)
+		}
+	}
 	return nil
 }
 

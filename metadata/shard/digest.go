@@ -52,6 +52,27 @@ func (p *Partition) Digest(from, to tiering.Offset) (uint64, bool) {
 // DigestOf returns the Digest of a run of extents.
 func DigestOf(extents []tiering.Extent) uint64 { return digestOf(nil, extents) }
 
+// ArchiveDigest is what Archive.Of is: DigestOf a run of extents, and of the aborted transactions that
+// have an offset of its between their first record and their marker, ascending by Last (see
+// Partition.AbortedIn). So a manifest lists exactly what the state forgets for it.
+func ArchiveDigest(extents []tiering.Extent, aborted []AbortedTransaction) uint64 {
+	digest := digestOf(nil, extents)
+	if len(aborted) == 0 {
+		return digest
+	}
+	h := fnv.New64a()
+	b := binary.BigEndian.AppendUint64(make([]byte, 0, 64), digest)
+	_, _ = h.Write(b) // never fails
+	for _, a := range aborted {
+		b = append(b[:0], 'a')
+		b = binary.BigEndian.AppendUint64(b, uint64(a.ProducerID))
+		b = binary.BigEndian.AppendUint64(b, uint64(a.First))
+		b = binary.BigEndian.AppendUint64(b, uint64(a.Last))
+		_, _ = h.Write(b) // never fails
+	}
+	return max(1, h.Sum64())
+}
+
 // digestOf is FNV-1a over what tells objects and places in them apart, of inline extents over
 // the CRC-32C of their bytes; part of the journal's format. It is never 0, which Replace.Of
 // gives a meaning.

@@ -135,7 +135,7 @@ func bulk(c Change) int {
 	n := 0
 	switch c := c.(type) {
 	case Replace:
-		n = 64*len(c.With) + binary.MaxVarintLen64*len(c.Unmarked)
+		n = 64*len(c.With) + binary.MaxVarintLen64*(len(c.Unmarked)+2*len(c.Aborted))
 		for _, e := range c.With {
 			n += len(e.Inline)
 		}

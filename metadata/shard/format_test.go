@@ -96,6 +96,7 @@ func sampleRecord() shard.Record {
 				{Base: 850, Count: 50, MaxTimestamp: 1600000000001, Length: 100, Segment: tiering.SegmentID{Session: session, Seq: 10}, Position: 64},
 			},
 			Cleaned: 900, Unmarked: []tiering.Offset{700, 890},
+			Aborted: []shard.AbortedTransaction{{ProducerID: 300, First: 90, Last: 700}, {ProducerID: 5, First: 701, Last: 899}},
 		},
 		shard.Archive{Partition: tp3, Of: math.MaxUint64, Manifest: shard.Manifest{
 			Base: 700, Count: 200, MaxTimestamp: 1600000000001, Bytes: 1 << 40, Object: tiering.SegmentID{Session: session, Seq: 11}, Size: 9000,

@@ -295,7 +295,6 @@ func (p *play) compareTransactions(s *shard.State) {
 		part := s.Partition(tp)
 		stable := tiering.Offset(m.next)
 		var open []shard.OpenTransaction
-		var aborted []shard.AbortedTransaction
 		for _, t := range m.txns {
 			switch {
 			case t.last < 0:
@@ -303,8 +302,6 @@ func (p *play) compareTransactions(s *shard.State) {
 				tx := shard.Transaction{ProducerID: t.id, Epoch: t.epoch, Number: t.number}
 				open = append(open, shard.OpenTransaction{Transaction: tx, First: tiering.Offset(t.first), Since: t.since})
 				p.seen["open"]++
-			case t.aborted && t.last >= m.start && !t.unmarked:
-				aborted = append(aborted, shard.AbortedTransaction{ProducerID: t.id, First: tiering.Offset(t.first), Last: tiering.Offset(t.last)})
 			}
 		}
 		stable = max(stable, tiering.Offset(m.start))
@@ -314,16 +311,52 @@ func (p *play) compareTransactions(s *shard.State) {
 		if !slices.Equal(part.Open(), open) {
 			p.t.Fatalf("%s: open %+v, want %+v", tp, part.Open(), open)
 		}
-		slices.SortFunc(aborted, func(a, b shard.AbortedTransaction) int { return int(a.Last - b.Last) })
-		for range 4 {
-			from := tiering.Offset(p.rnd.Int64N(m.next + 2))
-			to := from + tiering.Offset(p.rnd.Int64N(m.next+2))
-			want := slices.DeleteFunc(slices.Clone(aborted), func(a shard.AbortedTransaction) bool { return a.Last < from || a.First >= to })
-			if got := part.AbortedIn(from, to); !slices.Equal(got, want) {
-				p.t.Fatalf("%s: aborted in [%d, %d): %v, want %v", tp, from, to, got, want)
+		p.compareAborted(tp, part, m)
+		p.compareProducers(tp, part, m)
+	}
+}
+
+// compareAborted holds what readers are told of aborted transactions, by the state and by
+// manifests, to those that there are.
+func (p *play) compareAborted(tp tiering.TopicPartition, part *shard.Partition, m *refPartition) {
+	end := tiering.Offset(0) // of the last manifest
+	if n := len(part.Manifests); n > 0 {
+		end = part.Manifests[n-1].End()
+	}
+	for range 4 {
+		from := tiering.Offset(p.rnd.Int64N(m.next + 2))
+		to := from + tiering.Offset(p.rnd.Int64N(m.next+2))
+		want := m.abortedIn(from, to)
+		inState := slices.DeleteFunc(slices.Clone(want), func(a shard.AbortedTransaction) bool { return a.Last < end })
+		got := part.AbortedIn(from, to)
+		if !slices.Equal(got, inState) {
+			p.t.Fatalf("%s: aborted in [%d, %d): the state has %v, want %v", tp, from, to, got, inState)
+		}
+		told := map[shard.AbortedTransaction]bool{}
+		for _, a := range got {
+			told[a] = true
+		}
+		for _, x := range part.Manifests {
+			if x.Base < to && x.End() > from {
+				for _, a := range p.model.aborted[x.Object] {
+					told[a] = told[a] || a.Last >= from && a.First < to
+				}
 			}
 		}
-		p.compareProducers(tp, part, m)
+		if from < tiering.Offset(m.start) {
+			continue // nobody may read from there
+		}
+		for _, a := range want {
+			if !told[a] {
+				p.t.Fatalf("%s: aborted in [%d, %d): nobody tells of %v", tp, from, to, a)
+			}
+			delete(told, a)
+		}
+		for a, is := range told {
+			if gone := slices.ContainsFunc(m.txns, func(t *refTxn) bool { return t.unmarked && t.last == int64(a.Last) }); is && !gone {
+				p.t.Fatalf("%s: aborted in [%d, %d): told of %v", tp, from, to, a)
+			}
+		}
 	}
 }
 

@@ -26,6 +26,7 @@ type reference struct {
 	groups     map[string]*refGroup
 	rows       map[[2]string]map[string]string // by space and name
 	manifests  map[tiering.SegmentID][]tiering.Extent
+	aborted    map[tiering.SegmentID][]shard.AbortedTransaction // that manifests list
 }
 
 type storedBatch struct {
@@ -67,6 +68,7 @@ func newReference() *reference {
 		rows:       map[[2]string]map[string]string{},
 		stored:     map[tiering.SegmentID]map[tiering.Position]storedBatch{},
 		manifests:  map[tiering.SegmentID][]tiering.Extent{},
+		aborted:    map[tiering.SegmentID][]shard.AbortedTransaction{},
 	}
 }
 
@@ -556,9 +558,13 @@ func TestStateAgreesWithAPlainModel(t *testing.T) {
 		"pending offset", "offset", "offset of a transaction", "later offset stays", "row",
 		"merged", "cleaned", "archived", "unarchived", "manifest cleaned", "hole", "hole at the end", "across epochs", "inline by inline",
 		"unmarked", "late", "late but the same", "of anything", "no archive of inline batches", "manifest in the middle stays",
+		"no archive of what is open", "no archive with other aborted transactions", "archived with aborted transactions", "an aborted transaction across manifests",
 	} {
 		if came[what] < 20 {
 			t.Errorf("%s came up %d times only: the play is too tame", what, came[what])
 		}
+	}
+	if came["aborted transactions brought back"] < 5 {
+		t.Error("aborted transactions are hardly ever brought back")
 	}
 }

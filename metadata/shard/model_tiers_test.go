@@ -55,9 +55,10 @@ type made struct {
 	removed  []int64 // offsets of the batches that are cleaned away
 	cleaned  int64
 	unmarked []tiering.Offset
-	fresh    bool // read from the state itself, not from what this record makes of it
-	anything bool // a replacement of version 2
-	futile   bool // never to have an effect
+	aborted  []shard.AbortedTransaction // an Archive's, or those that a Replace brings back
+	fresh    bool                       // read from the state itself, not from what this record makes of it
+	anything bool                       // a replacement of version 2
+	futile   bool                       // never to have an effect
 	what     []string
 }
 
@@ -134,6 +135,7 @@ func (m *reference) rearrange(x made, seen map[string]int) {
 	i := slices.IndexFunc(p.layout, func(o piece) bool { return o.base() == x.read[0].base() })
 	j := i + len(x.read)
 	_, archive := x.change.(shard.Archive)
+	from, to := tiering.Offset(x.read[0].base()), tiering.Offset(x.read[len(x.read)-1].end())
 	switch {
 	case x.futile:
 		return
@@ -147,6 +149,21 @@ func (m *reference) rearrange(x made, seen map[string]int) {
 		return
 	case archive && i > 0 && p.layout[i-1].manifest.Count == 0:
 		return
+	case archive && p.firstOpen() < to:
+		seen["no archive of what is open"]++
+		return
+	case archive && !slices.Equal(x.aborted, p.abortedIn(from, to)):
+		seen["no archive with other aborted transactions"]++
+		return
+	}
+	if archive && len(x.aborted) > 0 {
+		seen["archived with aborted transactions"]++
+		if last := x.aborted[len(x.aborted)-1]; last.Last >= to {
+			seen["an aborted transaction across manifests"]++
+		}
+	}
+	if x.read[0].manifest.Count > 0 && len(x.aborted) > 0 {
+		seen["aborted transactions brought back"]++
 	}
 	for _, what := range x.what {
 		if seen[what]++; what == "late" {
@@ -165,6 +182,29 @@ func (m *reference) rearrange(x made, seen map[string]int) {
 			seen["unmarked"]++
 		}
 	}
+}
+
+// firstOpen returns where the first transaction that is open begins.
+func (p *refPartition) firstOpen() tiering.Offset {
+	at := tiering.Offset(p.next)
+	for _, t := range p.txns {
+		if t.last < 0 {
+			at = min(at, tiering.Offset(t.first))
+		}
+	}
+	return at
+}
+
+// abortedIn returns the aborted transactions with an offset of [from, to) that readers are told of.
+func (p *refPartition) abortedIn(from, to tiering.Offset) (out []shard.AbortedTransaction) {
+	for _, t := range p.txns {
+		a := shard.AbortedTransaction{ProducerID: t.id, First: tiering.Offset(t.first), Last: tiering.Offset(t.last)}
+		if t.last >= max(0, p.start) && t.aborted && !t.unmarked && a.Last >= from && a.First < to {
+			out = append(out, a)
+		}
+	}
+	slices.SortFunc(out, func(a, b shard.AbortedTransaction) int { return int(a.Last - b.Last) })
+	return out
 }
 
 // job reads some neighbouring pieces and makes something of them.
@@ -207,7 +247,7 @@ func (p *play) job(tp tiering.TopicPartition) made {
 	case manifests && roll < 3:
 		p.unarchive(&x, digest)
 	case !manifests && roll < 3:
-		p.archive(&x, digest)
+		p.archive(&x)
 	case roll < 6:
 		p.clean(&x, digest)
 	default:
@@ -236,10 +276,16 @@ func (p *play) newSegment() tiering.SegmentID {
 }
 
 // archive moves extents into a manifest; some that must not be.
-func (p *play) archive(x *made, digest uint64) {
+func (p *play) archive(x *made) {
 	extents := p.extentsOf(x.read)
 	m := shard.ManifestOf(p.newSegment(), 100, extents)
 	p.model.manifests[m.Object] = extents
+	x.aborted = p.model.partitions[x.tp].abortedIn(m.Base, m.End())
+	if len(x.aborted) > 0 && p.rnd.IntN(6) == 0 {
+		x.aborted = x.aborted[1:] // right, once the log start has passed that one
+	}
+	p.model.aborted[m.Object] = x.aborted
+	digest := shard.ArchiveDigest(extents, x.aborted)
 	x.with, x.what = []piece{{manifest: m}}, []string{"archived"}
 	if slices.ContainsFunc(extents, tiering.Extent.IsInline) {
 		x.futile = true
@@ -278,7 +324,20 @@ func (p *play) replaceBy(x *made, digest uint64, with []tiering.Extent) {
 		with[len(with)-1].Count += 1 << 40
 		x.futile = true
 	}
-	x.change = shard.Replace{Partition: x.tp, Of: digest, With: with, Cleaned: tiering.Offset(x.cleaned), Unmarked: x.unmarked}
+	x.aborted = p.abortedOf(x.read)
+	x.change = shard.Replace{Partition: x.tp, Of: digest, With: with, Cleaned: tiering.Offset(x.cleaned), Unmarked: x.unmarked, Aborted: x.aborted}
+}
+
+// abortedOf returns the aborted transactions whose markers lie in manifests.
+func (p *play) abortedOf(pieces []piece) (out []shard.AbortedTransaction) {
+	for _, x := range pieces {
+		for _, a := range p.model.aborted[x.manifest.Object] {
+			if a.Last >= x.manifest.Base && a.Last < x.manifest.End() {
+				out = append(out, a)
+			}
+		}
+	}
+	return out
 }
 
 // merge puts all batches side by side, in a segment or inline.

@@ -54,6 +54,10 @@ type Replace struct {
 	// Unmarked are the offsets of abort markers that With has no more, ascending: nothing is left
 	// of their transactions, and readers must not be told of them.
 	Unmarked []tiering.Offset
+
+	// Aborted are the aborted transactions whose markers are among the offsets of the manifests that
+	// are replaced, ascending by Last: what Archive has moved into those.
+	Aborted []AbortedTransaction
 }
 
 // Base returns the offset of the first record that is replaced.
@@ -65,10 +69,12 @@ func (r Replace) End() tiering.Offset { return r.With[len(r.With)-1].End() }
 // Archive moves the first of a partition's extents, which follow its manifests, into a
 // manifest. If the partition does not begin with the run that Of names any more, nothing
 // happens; nor if the manifest is not ManifestOf that run, or some of the run are inline, since
-// those bytes would be lost.
+// those bytes would be lost; nor if a transaction that is open has records below the run's end, since it
+// may be aborted. Aborted transactions whose markers lie below the run's end are the manifest's
+// from then on, whose object lists all that have an offset of its.
 type Archive struct {
 	Partition tiering.TopicPartition
-	Of        uint64 // Digest of the run
+	Of        uint64 // ArchiveDigest of the run
 	Manifest  Manifest
 }
 
@@ -93,6 +99,7 @@ func (s *State) replace(c Replace) {
 			return // manifests precede extents: one in the middle cannot become extents
 		}
 		p.Manifests = slices.Clone(p.Manifests[:i])
+		p.restoreAborted(c.Aborted, manifests[len(manifests)-1].End())
 	}
 	i := p.Find(c.Base())
 	for _, old := range extents {
@@ -126,7 +133,10 @@ func (s *State) archive(c Archive) {
 		return
 	}
 	manifests, extents, ok := p.Run(c.Manifest.Base, c.Manifest.End())
-	if !ok || len(manifests) > 0 || c.Of != digestOf(nil, extents) || slices.ContainsFunc(extents, tiering.Extent.IsInline) {
+	if !ok || len(manifests) > 0 || c.Manifest.End() > p.FirstOpen() || slices.ContainsFunc(extents, tiering.Extent.IsInline) {
+		return
+	}
+	if c.Of != ArchiveDigest(extents, p.AbortedIn(c.Manifest.Base, c.Manifest.End())) {
 		return
 	}
 	if c.Manifest != ManifestOf(c.Manifest.Object, c.Manifest.Size, extents) {
@@ -134,4 +144,5 @@ func (s *State) archive(c Archive) {
 	}
 	p.Manifests = append(p.Manifests[:len(p.Manifests):len(p.Manifests)], c.Manifest)
 	p.Extents = slices.Clone(p.Extents[len(extents):])
+	p.forgetAborted(c.Manifest.End())
 }

@@ -41,7 +41,8 @@ func (d *decoder) sound(c Replace) {
 }
 
 // partition | digest 8 | base uvarint | extents: count, each | cleaned uvarint |
-// markers: count, each (distance uvarint to the one before, of the first to base)
+// markers: count, each (distance uvarint to the one before, of the first to base) |
+// aborted: count, each (last: distance uvarint as above | records before last uvarint | producer id uvarint)
 func (c Replace) encode(e *encoder) {
 	e.partition(c.Partition)
 	e.fixed64(c.Of)
@@ -56,6 +57,14 @@ func (c Replace) encode(e *encoder) {
 	for _, at := range c.Unmarked {
 		e.uint(uint64(at - last))
 		last = at
+	}
+	e.uint(uint64(len(c.Aborted)))
+	last = c.Base()
+	for _, a := range c.Aborted {
+		e.uint(uint64(a.Last - last))
+		e.uint(uint64(a.Last - a.First))
+		e.uint(uint64(a.ProducerID))
+		last = a.Last
 	}
 }
 
@@ -77,6 +86,15 @@ func (d *decoder) replace() Replace {
 	for i := range c.Unmarked {
 		last += tiering.Offset(d.int63("offset"))
 		c.Unmarked[i] = last
+	}
+	if n := d.count(3, "aborted transaction"); n > 0 {
+		c.Aborted = make([]AbortedTransaction, n)
+	}
+	last = base
+	for i := range c.Aborted {
+		last += tiering.Offset(d.int63("offset"))
+		first := last - tiering.Offset(d.int63("offset"))
+		c.Aborted[i] = AbortedTransaction{d.int63("producer id"), first, last}
 	}
 	d.sound(c)
 	return c

@@ -19,10 +19,10 @@ type abortedRun struct {
 // LastStable returns the last stable offset (KIP-98): every transaction with records below
 // it that are left is concluded. It never goes back, and is never below the log start, which
 // may be within an open transaction.
-func (p *Partition) LastStable() tiering.Offset { return max(p.LogStart, p.firstOpen()) }
+func (p *Partition) LastStable() tiering.Offset { return max(p.LogStart, p.FirstOpen()) }
 
-// firstOpen returns where the oldest open transaction begins, or the next one will.
-func (p *Partition) firstOpen() tiering.Offset {
+// FirstOpen returns where the oldest open transaction begins, or the next one will.
+func (p *Partition) FirstOpen() tiering.Offset {
 	if len(p.open) > 0 {
 		return p.open[0].First
 	}
@@ -33,7 +33,8 @@ func (p *Partition) firstOpen() tiering.Offset {
 // First. The slice may be kept, but not changed.
 func (p *Partition) Open() []OpenTransaction { return p.open }
 
-// AbortedIn returns the aborted transactions that have an offset of [from, to) between their
+// AbortedIn returns the aborted transactions, but for those whose markers are among the offsets of
+// manifests, whose objects list them, that have an offset of [from, to) between their
 // first record and their marker, ascending by Last; nil if there are none.
 func (p *Partition) AbortedIn(from, to tiering.Offset) []AbortedTransaction {
 	return p.Aborted().In(from, to)
@@ -44,8 +45,12 @@ func (p *Partition) AbortedIn(from, to tiering.Offset) []AbortedTransaction {
 // that goes.
 type Aborted struct{ runs []abortedRun }
 
-// Aborted returns the aborted transactions that readers must be told of.
+// Aborted returns the aborted transactions that readers must be told of, but for those that are
+// in manifests.
 func (p *Partition) Aborted() Aborted { return Aborted{p.aborted} }
+
+// Len returns how many there are.
+func (a Aborted) Len() int { return len(a.runs) }
 
 // In is AbortedIn of that look.
 func (a Aborted) In(from, to tiering.Offset) []AbortedTransaction {
@@ -104,7 +109,7 @@ func (s *State) mark(r Record, m Mark) {
 	if e.open > 0 && e.open <= m.Transaction.Number {
 		first := p.closeOpen(m.Transaction.ProducerID)
 		if !m.Commit {
-			p.aborted = append(p.aborted, abortedRun{AbortedTransaction{m.Transaction.ProducerID, first, m.Base}, p.firstOpen()})
+			p.aborted = append(p.aborted, abortedRun{AbortedTransaction{m.Transaction.ProducerID, first, m.Base}, p.FirstOpen()})
 		}
 	}
 	e.conclude(m.Transaction, m.Coordinator, r.Time)
@@ -138,7 +143,7 @@ func (e *producer) conclude(t Transaction, coordinator int32, now int64) {
 // boundAborted works out abortedRun.stable of all aborted transactions anew: what ended
 // after one is aborted, open, committed and of no interest, or has not begun.
 func (p *Partition) boundAborted() {
-	bound := p.firstOpen()
+	bound := p.FirstOpen()
 	for i := len(p.aborted) - 1; i >= 0; i-- {
 		p.aborted[i].stable = bound
 		bound = min(bound, p.aborted[i].First)
@@ -146,8 +151,11 @@ func (p *Partition) boundAborted() {
 }
 
 // trimAborted forgets the aborted transactions that nobody can read any more.
-func (p *Partition) trimAborted() {
-	i := sort.Search(len(p.aborted), func(i int) bool { return p.aborted[i].Last >= p.LogStart })
+func (p *Partition) trimAborted() { p.forgetAborted(p.LogStart) }
+
+// forgetAborted forgets the aborted transactions whose markers lie below an offset.
+func (p *Partition) forgetAborted(below tiering.Offset) {
+	i := sort.Search(len(p.aborted), func(i int) bool { return p.aborted[i].Last >= below })
 	switch i {
 	case 0:
 	case len(p.aborted):
@@ -155,6 +163,27 @@ func (p *Partition) trimAborted() {
 	default:
 		p.aborted = slices.Clone(p.aborted[i:])
 	}
+}
+
+// restoreAborted takes back what manifests up to an offset knew; those after it are known.
+func (p *Partition) restoreAborted(list []AbortedTransaction, below tiering.Offset) {
+	out := make([]abortedRun, 0, len(list)+len(p.aborted))
+	for _, a := range list {
+		if a.Last < below {
+			out = append(out, abortedRun{AbortedTransaction: a})
+		}
+	}
+	for _, a := range p.aborted {
+		if a.Last >= below {
+			out = append(out, a)
+		}
+	}
+	p.aborted = out
+	p.trimAborted()
+	if len(p.aborted) == 0 {
+		p.aborted = nil
+	}
+	p.boundAborted()
 }
 
 // admits reports whether a batch may be written as far as transactions are concerned: it

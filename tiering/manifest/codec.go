@@ -30,6 +30,10 @@ import (
 //	           session uvarint: which of the above, from 0
 //	           segment seq varint, less that of the extent before that is no hole
 //	           position varint, less where that extent ends, if it is in the same segment
+//	    n  number of aborted transactions uvarint, each:
+//	           last offset uvarint, less that of the one before, or less base offset
+//	           last offset less first offset uvarint
+//	           producer id varint, less that of the one before
 //	    4  CRC-32C of everything before, big-endian
 //
 // Differences wrap around.
@@ -37,8 +41,9 @@ const (
 	magic      = "floe.man"
 	version    = 1
 	fixedBytes = 8 + 1 + 16 + 16
-	minBytes   = fixedBytes + 1 + 16 + 1 + 1 + 1 + 1 + minExtent + crcBytes
+	minBytes   = fixedBytes + 1 + 16 + 1 + 1 + 1 + 1 + minExtent + 1 + crcBytes
 	minExtent  = 3
+	minAborted = 3
 	crcBytes   = 4
 )
 
@@ -80,7 +85,7 @@ func Encode(m Manifest) ([]byte, error) {
 			sessions = append(sessions, e.Segment.Session[:]...)
 		}
 	}
-	b := make([]byte, 0, minBytes+len(sessions)+24*len(m.Extents))
+	b := make([]byte, 0, minBytes+len(sessions)+24*len(m.Extents)+12*len(m.Aborted))
 	b = append(append(b, magic...), version)
 	b = append(b, m.Cluster[:]...)
 	b = append(b, m.ID.Session[:]...)
@@ -104,7 +109,20 @@ func Encode(m Manifest) ([]byte, error) {
 		}
 		prev.after(e)
 	}
+	b = appendAborted(b, m.Extents[0].Base, m.Aborted)
 	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli)), nil
+}
+
+func appendAborted(b []byte, base tiering.Offset, list []Aborted) []byte {
+	b = binary.AppendUvarint(b, uint64(len(list)))
+	prev := Aborted{Last: base}
+	for _, a := range list {
+		b = binary.AppendUvarint(b, uint64(a.Last-prev.Last))
+		b = binary.AppendUvarint(b, uint64(a.Last-a.First))
+		b = binary.AppendVarint(b, a.ProducerID-prev.ProducerID)
+		prev = a
+	}
+	return b
 }
 
 // Decode reads an object. The result shares no memory with b. Errors are ErrCorrupt or
@@ -144,6 +162,7 @@ func decode(b []byte) (m Manifest, err error) {
 	base := tiering.Offset(d.uint(math.MaxInt64, "base offset"))
 	sessions := d.sessions()
 	m.Extents = d.extents(base, sessions)
+	m.Aborted = d.aborted(base)
 	if d.err == nil && len(d.b) > 0 {
 		d.fail("%d bytes too many", len(d.b))
 	}
@@ -202,7 +221,11 @@ func (d *decoder) int(what string) int64 {
 
 // count reads the number of things that follow, each of at least size bytes.
 func (d *decoder) count(size int, what string) int {
-	n := d.uint(MaxExtents, what)
+	return d.atMost(MaxExtents, size, what)
+}
+
+func (d *decoder) atMost(limit uint64, size int, what string) int {
+	n := d.uint(limit, what)
 	if n > uint64(len(d.b)/size) {
 		d.fail("bad %s", what)
 		return 0
@@ -256,6 +279,27 @@ func (d *decoder) extents(base tiering.Offset, sessions []tiering.SessionID) []t
 	}
 	if used < len(sessions) {
 		d.fail("sessions that no extent names")
+	}
+	return out
+}
+
+// aborted reads the aborted transactions; m.check tells whether they make sense.
+func (d *decoder) aborted(base tiering.Offset) []Aborted {
+	n := d.atMost(MaxAborted, minAborted, "number of aborted transactions")
+	if n == 0 {
+		return nil
+	}
+	out := make([]Aborted, n)
+	prev := Aborted{Last: base}
+	for i := range out {
+		a := &out[i]
+		a.Last = prev.Last + tiering.Offset(d.uint(math.MaxInt64, "offset"))
+		a.First = a.Last - tiering.Offset(d.uint(math.MaxInt64, "offset"))
+		a.ProducerID = prev.ProducerID + d.int("producer id")
+		if d.err != nil {
+			return nil
+		}
+		prev = *a
 	}
 	return out
 }

@@ -31,8 +31,14 @@ const (
 	// extent reads all of them.
 	MaxExtents = 1 << 13
 
-	// MaxBytes bounds the object. As many extents, each as long as can be, fit in.
-	MaxBytes = 1 << 20
+	// MaxAborted bounds what a reader holds of aborted transactions to 1.5 MiB, and the record that
+	// brings them back into metadata to what etcd takes. Not smaller: an extent of 32 MiB may have
+	// that many small ones, and could not move into a manifest. Not larger: see MaxExtents.
+	MaxAborted = 1 << 16
+
+	// MaxBytes bounds the object. As many extents and aborted transactions, each as long as can be,
+	// fit in.
+	MaxBytes = 3 << 20
 )
 
 // The errors that Encode and Decode wrap.
@@ -53,6 +59,16 @@ type Manifest struct {
 	ID        tiering.SegmentID // the manifest's own
 	Partition tiering.TopicPartition
 	Extents   []tiering.Extent // ascending and end to end; at least one
+	// Aborted are all aborted transactions with an offset among the extents' between their first
+	// record and their marker, which may lie before and behind: ascending by Last.
+	Aborted []Aborted
+}
+
+// Aborted is an aborted transaction.
+type Aborted struct {
+	ProducerID int64
+	First      tiering.Offset // of its first record
+	Last       tiering.Offset // of its marker
 }
 
 // check says why m cannot be a manifest.
@@ -71,6 +87,19 @@ func (m *Manifest) check() error {
 			return fmt.Errorf("extent %d: %w", i, err)
 		}
 		at = e.End()
+	}
+	return m.checkAborted(m.Extents[0].Base, at)
+}
+
+// checkAborted says why the aborted transactions cannot be those of the offsets [from, to).
+func (m *Manifest) checkAborted(from, to tiering.Offset) error {
+	if n := len(m.Aborted); n > MaxAborted {
+		return fmt.Errorf("%d aborted transactions, want at most %d", n, MaxAborted)
+	}
+	for i, a := range m.Aborted {
+		if a.ProducerID < 0 || a.First < 0 || a.First >= a.Last || a.Last < from || a.First >= to || i > 0 && a.Last <= m.Aborted[i-1].Last {
+			return fmt.Errorf("aborted transaction %d: %+v", i, a)
+		}
 	}
 	return nil
 }

@@ -43,6 +43,11 @@ func sample() manifest.Manifest {
 			{Base: 1316, Count: 1 << 40, MaxTimestamp: tiering.NoTimestamp, Epoch: math.MaxInt32},
 			{Base: 1316 + 1<<40, Count: 1, MaxTimestamp: math.MinInt64, Epoch: 0, Length: 1, Segment: at(sessionA, 0), Position: math.MaxInt64 - 1},
 		},
+		Aborted: []manifest.Aborted{
+			{ProducerID: 1000, First: 10, Last: 1000},
+			{ProducerID: 7, First: 1100, Last: 1310},
+			{ProducerID: math.MaxInt64, First: 1305, Last: math.MaxInt64},
+		},
 	}
 }
 
@@ -153,7 +158,7 @@ func TestWhatNoManifestCanSay(t *testing.T) {
 func large(n int) manifest.Manifest {
 	rnd := rand.New(rand.NewPCG(1, 1))
 	m := sample()
-	m.Extents = nil
+	m.Extents, m.Aborted = nil, nil
 	at, now := tiering.Offset(1<<33), int64(1700000000000)
 	for i := range n {
 		now += rnd.Int64N(600000)
@@ -175,6 +180,9 @@ func TestLargeManifests(t *testing.T) {
 		e.Segment = tiering.SegmentID{Session: tiering.SessionID{1, byte(i), byte(i >> 8)}, Seq: uint64(i%2) << 63}
 		e.MaxTimestamp, e.Position, e.Epoch = int64(i%2)<<62, math.MaxInt64-math.MaxInt32, tiering.LeaderEpoch(i%2)<<30
 	}
+	for i := range manifest.MaxAborted {
+		worst.Aborted = append(worst.Aborted, manifest.Aborted{ProducerID: int64(i%2) << 62, First: tiering.Offset(i % 2), Last: tiering.Offset(i+1) << 46})
+	}
 	for name, m := range map[string]manifest.Manifest{"512 extents": large(512), "the most extents": worst} {
 		b := encode(t, m)
 		if len(b) > manifest.MaxBytes {
@@ -186,6 +194,27 @@ func TestLargeManifests(t *testing.T) {
 	}
 	if b := encode(t, large(512)); len(b) > 512*24 {
 		t.Errorf("512 extents take %d bytes, want at most 24 each", len(b))
+	}
+}
+
+// What is not an aborted transaction of the extents is refused.
+func TestAbortedTransactionsAreOfTheExtents(t *testing.T) {
+	end := large(2).Extents[1].End()
+	for name, list := range map[string][]manifest.Aborted{
+		"before":       {{ProducerID: 1, First: 5, Last: 1<<33 - 1}},
+		"behind":       {{ProducerID: 1, First: end, Last: end + 1}},
+		"backwards":    {{ProducerID: 1, First: 1<<33 + 2, Last: 1<<33 + 2}},
+		"negative":     {{ProducerID: 1, First: -1, Last: 1<<33 + 2}},
+		"no producer":  {{ProducerID: -1, First: 1, Last: 1<<33 + 2}},
+		"twice":        {{ProducerID: 1, First: 1, Last: 1<<33 + 2}, {ProducerID: 2, First: 1, Last: 1<<33 + 2}},
+		"out of order": {{ProducerID: 1, First: 1, Last: 1<<33 + 2}, {ProducerID: 2, First: 1, Last: 1<<33 + 1}},
+		"too many":     make([]manifest.Aborted, manifest.MaxAborted+1),
+	} {
+		m := large(2)
+		m.Aborted = list
+		if _, err := manifest.Encode(m); !errors.Is(err, manifest.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 
