@@ -330,7 +330,7 @@ func (a *Agent) lives(ctx, work context.Context, l *life) error {
 				return context.Cause(work)
 			}
 			if run.Err() != nil {
-				a.storeLast(run, l)
+				a.storeLast(run, l, carryTimeout)
 				return nil
 			}
 			next, err := a.begin(run)
@@ -342,6 +342,7 @@ func (a *Agent) lives(ctx, work context.Context, l *life) error {
 				return err
 			}
 			a.parts.Log.Warn("registering again failed", "err", err)
+			a.storeLast(run, l, lastWords) // if the object store could not take it before
 			select {
 			case <-time.After(sessionRetry):
 			case <-run.Done():

@@ -44,7 +44,9 @@ func (a *Agent) backUp(ctx context.Context, l *life) {
 	led := false
 	defer func() {
 		if led && b.due() {
-			a.tryBackup(context.WithoutCancel(ctx), l, &b)
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
+			defer cancel()
+			a.tryBackup(last, l, &b)
 		}
 	}()
 	for {

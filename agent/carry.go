@@ -158,10 +158,16 @@ func (a *Agent) storeCarried(ctx context.Context, numbers segmentNumbers) error 
 	return nil
 }
 
+// lastWords bounds what a life that has lost its session stores at its end: the next one waits
+// for it, and takes over what could not be stored.
+const lastWords = 2 * time.Second
+
 // storeLast stores what waits when a life ends, in whatever way: the metadata store may be
-// lost, and then it is nowhere else.
-func (a *Agent) storeLast(ctx context.Context, l *life) {
-	if err := a.storeCarried(context.WithoutCancel(ctx), l.pipeline); err != nil {
+// lost, and then it is nowhere else. It does so although ctx has ended.
+func (a *Agent) storeLast(ctx context.Context, l *life, patience time.Duration) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+	defer cancel()
+	if err := a.storeCarried(ctx, l.pipeline); err != nil {
 		a.parts.Log.Warn("journal records could not be stored in the bucket; a recovery without the metadata store would miss them", "err", err)
 	}
 }

@@ -99,9 +99,9 @@ func (a *Agent) live(ctx context.Context, l *life) {
 		a.current.CompareAndSwap(l, nil)
 		endDuties()
 		tasks.Wait()
-		a.storeLast(ctx, l)
+		a.storeLast(ctx, l, lastWords)
 		a.abandon(l)
-		a.storeLast(ctx, l)
+		a.storeLast(ctx, l, lastWords)
 	}
 	endDuties()
 	stop()
@@ -157,7 +157,7 @@ func (a *Agent) drain(l *life, endDuties func()) {
 		}
 		return nil
 	})
-	a.storeLast(context.Background(), l)
+	a.storeLast(context.Background(), l, carryTimeout)
 	step("ending the session", abandonAfter, l.session.Close)
 	if err := errors.Join(errs...); err != nil {
 		a.parts.Log.Warn("draining was not complete", "err", err)
