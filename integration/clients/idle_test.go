@@ -18,7 +18,7 @@ const requests = "floe_objstore_requests_total"
 // The times of TestIdle: a cluster that has asked the store nothing for quiet is taken to
 // be done with its work, and watched for watched.
 const (
-	quiet   = 6 * time.Second // twice the age of a roll-up below
+	quiet   = 15 * time.Second // longer than an agent waits for its first sweep, and than the age of a roll-up below
 	watched = 20 * time.Second
 )
 
