@@ -4,6 +4,7 @@ package tiers
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -133,6 +134,23 @@ func newTrace(t testing.TB) func(line string) {
 		defer mu.Unlock()
 		if !closed {
 			fmt.Fprintf(f, "%s %s\n", time.Now().UTC().Format("15:04:05.000"), line)
+		}
+	}
+}
+
+// cutOff reports whether a client gave up because an agent ended before its first answer to a
+// connection: franz-go takes that for a listener with TLS, and does not try again.
+func cutOff(err error) bool {
+	var closed *kgo.ErrFirstReadEOF
+	return errors.As(err, &closed)
+}
+
+// answered repeats a request that may be repeated until an agent has answered it. It ends, since
+// agents that are killed are started again.
+func answered(f func() error) error {
+	for {
+		if err := f(); !cutOff(err) {
+			return err
 		}
 	}
 }
