@@ -188,6 +188,9 @@ func printBill(w io.Writer, b bill.Bill) error {
 		return err
 	}
 	fmt.Fprintf(&text, "\nrequests %s + storage %s + transfer %s = USD %s a month\n", dollars(b.Requests), dollars(b.Storage), dollars(b.Transfer), dollars(b.Total))
+	if b.Counted < bill.Enough {
+		fmt.Fprintf(&text, "\nThat is little to tell a month by: what agents do at their start weighs too much. Count longer, with --over 5m.\n")
+	}
 	for _, f := range b.Findings {
 		fmt.Fprintf(&text, "\nwarning: %s (about USD %s a month)\n  %s: %s\n", f.What, dollars(f.Dollars), f.Setting, f.Remedy)
 	}

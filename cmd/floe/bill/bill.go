@@ -15,6 +15,10 @@ import (
 // Month is the month of a bill: 730 hours, as the price lists of object stores have it.
 const Month = 730 * time.Hour
 
+// Enough is the least time that says something of a month: in less, what agents do at their
+// start, or one flush, weighs too much.
+const Enough = time.Minute
+
 const gib = 1 << 30
 
 // Key says what a request was: its kind (put, get, list, head, delete) and what it was made for.
@@ -177,6 +181,8 @@ func Of(c Counts, p Prices) Bill {
 	}
 	slices.SortStableFunc(b.Topics, func(x, y TopicLine) int { return cmp.Compare(y.StoredGiB, x.StoredGiB) })
 	b.Total = b.Requests + b.Storage + b.Transfer
-	b.Findings = append(b.Findings, find(c, p, months)...)
+	if c.Over >= Enough {
+		b.Findings = append(b.Findings, find(c, p, months)...)
+	}
 	return b
 }

@@ -43,6 +43,8 @@ func TestBillOfAMonth(t *testing.T) {
 }
 
 func TestFindingsNameTheSetting(t *testing.T) {
+	short := counted(bill.Key{Kind: "put", Purpose: "produce"}, 240, 240*50_000)
+	short.Over = 10 * time.Second
 	tiny := bill.New()
 	tiny.Over = time.Hour
 	tiny.Topics["many"] = bill.Topic{Partitions: 5000, Stored: 5000 * 10_000}
@@ -51,6 +53,7 @@ func TestFindingsNameTheSetting(t *testing.T) {
 		setting string
 	}{
 		"small flushes":        {counted(bill.Key{Kind: "put", Purpose: "produce"}, 240, 240*50_000), "flush-age"},
+		"too short a time":     {short, ""},
 		"large flushes":        {counted(bill.Key{Kind: "put", Purpose: "produce"}, 240, 240*(8<<20)), ""},
 		"few small flushes":    {counted(bill.Key{Kind: "put", Purpose: "produce"}, 0.1, 1000), ""},
 		"small GETs":           {counted(bill.Key{Kind: "get", Purpose: "fetch"}, 6000, 6000*20_000), "cache-size"},
