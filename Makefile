@@ -11,6 +11,9 @@ DEPLOY  := integration/deploy
 # The race detector needs a C compiler; without one the tests run all the same.
 RACE    := $(shell [ "$$($(GO) env CGO_ENABLED)" = 1 ] && command -v "$$($(GO) env CC | cut -d' ' -f1)" >/dev/null 2>&1 && echo -race)
 
+# Tests over many hours of virtual time, in ./agent, which skip themselves under the race detector.
+HOURS   := ^(TestSlowPartitionsDoNotKeepDeadSegments|TestAnIdleClusterAsksNothingOfTheObjectStore|TestSparseSegmentsAreToldUntilAllHaveHeard)$$
+
 .DEFAULT_GOAL := help
 .PHONY: help build run test check integration bench bench-go fuzz sim docs manifests clean
 
@@ -28,6 +31,7 @@ run: build ## build and start floe dev; ARGS='--agents 3' adds flags
 test: ## run the tests, which need only Go and make
 	@echo '==> tests of $(PKG)$(if $(RACE), with the race detector, without the race detector: it needs a C compiler)'
 	@$(GO) test $(RACE) -timeout 10m $(GOFLAGS_TEST) $(PKG)
+	@$(if $(RACE),$(GO) test -timeout 10m -run '$(HOURS)' $(GOFLAGS_TEST) ./agent)
 
 check: ## formatting, vet, staticcheck, go.mod
 	@echo '==> gofmt'

@@ -95,6 +95,7 @@ func (c *cluster) trim(n *node, topic *catalogue.Topic, p int32) {
 // sweeps, both pack what is theirs, the segments go, and then the cluster is idle: no agent asks
 // the object store for anything, nor another agent.
 func TestSlowPartitionsDoNotKeepDeadSegments(t *testing.T) {
+	lastsHours(t)
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t)
 		a, aMetrics := c.metered("a", 1, c.objects)
@@ -145,6 +146,7 @@ func TestSlowPartitionsDoNotKeepDeadSegments(t *testing.T) {
 // Whatever happened before: once what was written has been merged, compacted, trimmed and swept, a
 // cluster costs no request to the object store.
 func TestAnIdleClusterAsksNothingOfTheObjectStore(t *testing.T) {
+	lastsHours(t)
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t)
 		a, aMetrics := c.metered("a", 1, c.objects)
@@ -218,6 +220,7 @@ func contains(all, some map[string]bool) bool {
 // An agent that could not be told is told later, even if nothing happens meanwhile; each hears of
 // one list once.
 func TestSparseSegmentsAreToldUntilAllHaveHeard(t *testing.T) {
+	lastsHours(t)
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t)
 		var loses atomic.Bool
