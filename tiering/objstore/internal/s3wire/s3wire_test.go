@@ -103,7 +103,7 @@ func FuzzReadUpTo(f *testing.F) {
 	f.Add([]byte("0123456789"), int64(10), "bytes 5-14/15", int64(5), int64(20))
 	f.Add([]byte("0123456789"), int64(10), "bytes 5-14/16", int64(5), int64(20))
 	f.Add([]byte("x"), int64(1), "bytes 0-0/*", int64(0), int64(1))
-	f.Add([]byte("x"), int64(1), "bytes 9223372036854775806-9223372036854775806/9223372036854775807", int64(1<<63-2), int64(9))
+	f.Add([]byte("x"), int64(1), "bytes 9223372036854775806-9223372036854775806/9223372036854775807", int64(1<<63-2), int64(1))
 	f.Fuzz(func(t *testing.T, body []byte, length int64, contentRange string, off, n int64) {
 		if off < 0 || n <= 0 || n > 1<<20 || off+n < 0 {
 			t.Skip("no caller asks for this")
