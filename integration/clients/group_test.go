@@ -107,6 +107,20 @@ func (in *input) checkCommitted(t *testing.T, group string) {
 	}
 }
 
+// awaitCommitted waits until the group has committed the ends of what was written.
+func (in *input) awaitCommitted(t *testing.T, group string) {
+	t.Helper()
+	eventually(t, "the members of "+group+" commit what they got", func() (bool, string) {
+		got := committed(t, in.addrs, group, in.topic)
+		for p, values := range in.values {
+			if got[int32(p)] != int64(len(values)) {
+				return false, fmt.Sprintf("committed %v", got)
+			}
+		}
+		return true, ""
+	})
+}
+
 // committed returns what a group has committed, by partition.
 func committed(t *testing.T, addrs []string, group, topic string) map[int32]int64 {
 	t.Helper()
