@@ -14,6 +14,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap/zapcore"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -29,7 +30,22 @@ const (
 	// no shorter pingAfter, and etcd calls more than one in 5 s too many.
 	pingAfter   = 10 * time.Second
 	pingTimeout = 3 * time.Second
+
+	// reconnectFirst and reconnectMax bound the pause between two attempts to connect to a member,
+	// and connectTimeout one attempt. gRPC's own would let the end of an outage go unnoticed
+	// for two minutes. Shorter: a member that starts is greeted by hundreds of connections a second.
+	// Longer: agents do without a metadata store that is back.
+	reconnectFirst = 100 * time.Millisecond
+	reconnectMax   = time.Second
+	connectTimeout = 2 * time.Second
 )
+
+// reconnect is how a lost connection is made again.
+func reconnect() grpc.DialOption {
+	pauses := backoff.DefaultConfig
+	pauses.BaseDelay, pauses.MaxDelay = reconnectFirst, reconnectMax
+	return grpc.WithConnectParams(grpc.ConnectParams{Backoff: pauses, MinConnectTimeout: connectTimeout})
+}
 
 // oldest is the oldest server that the contract holds with. Before 3.5.8 the progress of
 // a watch could overtake its events, so that a view would have skipped changes.
@@ -64,7 +80,7 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 		Username:             cfg.Username,
 		Password:             cfg.Password,
 		Logger:               zapLogger(cfg.Logger, zapcore.ErrorLevel, nil), // its warnings are errors of calls, which return them
-		DialOptions:          []grpc.DialOption{grpc.WithDisableRetry(), grpc.WithChainUnaryInterceptor(once)},
+		DialOptions:          []grpc.DialOption{grpc.WithDisableRetry(), reconnect(), grpc.WithChainUnaryInterceptor(once)},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("connect to etcd at %s: %w", all, err)

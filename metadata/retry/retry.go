@@ -30,7 +30,7 @@ const (
 
 	// maxPause bounds how long recovery goes unnoticed. Shorter: hundreds of agents keep a
 	// struggling store busy. Longer: clients wait although the store is back.
-	maxPause = 2 * time.Second
+	maxPause = time.Second
 
 	// attemptTimeout ends an attempt at a member that hangs, so that the next one may
 	// reach another. Shorter would abandon what a slow disk or an election delays anyway;
