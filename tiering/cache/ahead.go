@@ -20,6 +20,10 @@ const (
 	// flight. Not larger: it would displace itself from the share of newcomers.
 	aheadShare = 4
 
+	// waitShare says how many slots are left to readers that wait: one for eight. Not fewer: they
+	// would wait for what nobody waits for. Not more: what is fetched ahead is what they come to.
+	waitShare = 8
+
 	// wideFor is how many blocks are fetched whole ahead of a reader since it was last seen in a
 	// segment that others read beside it. Not fewer: it may be ahead of them by its window. Not
 	// more: the others may have gone, and it needs a small part of each.
@@ -41,6 +45,7 @@ type place struct {
 // evicted before it came.
 type stream struct {
 	wasted atomic.Int32 // blocks fetched ahead and evicted unread, since the last step
+	unread atomic.Int32 // blocks fetched ahead that it has not come to
 
 	mu       sync.Mutex // guards the following; held for steps that do not wait
 	at, next place
@@ -201,7 +206,8 @@ func (c *Cache) extend(st *stream, r Range, how order) {
 	if len(st.marks) < st.window && c.segments.shared(r.Segment) {
 		st.wide = wideFor
 	}
-	for len(st.marks) < st.window && i < along.len() {
+	most := min(st.window, c.shareOf(st))
+	for len(st.marks) < most && i < along.len() {
 		e := along.extent(i)
 		if end := int64(e.Position) + int64(e.Length); !inSegment(e) || at >= end {
 			if i++; i < along.len() {
@@ -272,9 +278,34 @@ func (c *Cache) prefetch(key blockKey, r run, how order, st *stream) bool {
 	st.wide = max(st.wide-1, 0)
 	c.ahead.Add(n)
 	b.unread += n
-	b.stream = st
+	c.expect(b, st)
 	s.counts.Prefetches++
 	return true
+}
+
+// shareOf is how many blocks may be fetched ahead of a stream: its part of all that may be, as
+// long as others are fetched ahead of, too. Those who read many partitions wait for the slowest
+// of them, so who came first must not have all.
+func (c *Cache) shareOf(st *stream) int {
+	streams := int64(c.expected.Load())
+	if st.unread.Load() == 0 {
+		streams++
+	}
+	return int(max(1, c.opts.Capacity/aheadShare/c.opts.BlockSize/max(1, streams)))
+}
+
+// expect notes which stream a block is fetched ahead of, nil for none any more. The caller holds
+// the lock of the block's stripe.
+func (c *Cache) expect(b *block, st *stream) {
+	if b.stream == st {
+		return
+	}
+	if b.stream != nil && b.stream.unread.Add(-1) == 0 {
+		c.expected.Add(-1)
+	}
+	if b.stream = st; st != nil && st.unread.Add(1) == 1 {
+		c.expected.Add(1)
+	}
 }
 
 // mayFetchAhead takes a slot of a route if n bytes may be fetched ahead now.
@@ -282,7 +313,7 @@ func (c *Cache) mayFetchAhead(n int64, by route) bool {
 	if c.ahead.Load()+n > max(c.opts.Capacity/aheadShare, c.opts.BlockSize) && !c.ledger.hasRoom(n) {
 		return false
 	}
-	return by.tryEnter()
+	return len(by.slots) < max(1, cap(by.slots)-cap(by.slots)/waitShare) && by.tryEnter()
 }
 
 // streamAt returns the stream that was last known to be at, or to come to, a place; or nil.

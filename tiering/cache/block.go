@@ -203,10 +203,9 @@ func (s *stripe) blockAt(key blockKey, how order) *block {
 // arrived ends the account of what was fetched ahead of b's first reader. The caller holds
 // the lock of the block's stripe.
 func (c *Cache) arrived(b *block) {
-	if b.unread > 0 {
-		c.ahead.Add(-b.unread)
-		b.unread, b.stream = 0, nil
-	}
+	c.ahead.Add(-b.unread)
+	b.unread = 0
+	c.expect(b, nil)
 }
 
 // touch counts a reuse. Losing one to a concurrent touch does no harm.
@@ -260,7 +259,7 @@ func (c *Cache) forget(b *block) {
 	s := c.stripeOf(b.key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if b.unread > 0 {
+	if b.stream != nil {
 		b.stream.wasted.Add(1)
 		c.arrived(b)
 	}

@@ -167,6 +167,8 @@ type Cache struct {
 
 	stripes [stripeCount]stripe
 	ahead   atomic.Int64 // bytes fetched ahead that nobody has read yet, in flight included
+	// expected is how many streams have blocks that were fetched ahead of them.
+	expected atomic.Int32
 
 	counters // see Stats
 
