@@ -113,7 +113,7 @@ func (j journals) try(ctx context.Context, id tiering.ShardID, changes []shard.C
 	if !ok {
 		return fmt.Errorf("shard %d is led by agent %d, which is not registered: %w", id, lead.Node, metadata.ErrFenced)
 	}
-	encoded, err := shard.EncodeChanges(changes)
+	encoded, err := shard.EncodeChanges(changes, shard.RecordVersion)
 	if err != nil {
 		return fmt.Errorf("%w: %w", metadata.ErrInvalid, err)
 	}

@@ -32,7 +32,7 @@ func TestChangesOfAnotherAgentsJobs(t *testing.T) {
 			t.Fatal(err)
 		}
 		body := func(session tiering.SessionID, change shard.Change) []byte {
-			encoded, err := shard.EncodeChanges([]shard.Change{change})
+			encoded, err := shard.EncodeChanges([]shard.Change{change}, shard.RecordVersion)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -5,7 +5,7 @@ import (
 )
 
 // changesVersion is the oldest version of the journal record format whose changes
-// DecodeChanges reads. EncodeChanges writes the newest one.
+// DecodeChanges reads.
 //
 //	version 1 byte | changes as in a record of that version: count uvarint, then each: kind 1 byte,
 //	    fields as in the change's encode
@@ -14,9 +14,9 @@ const changesVersion = 3
 // EncodeChanges returns the form in which an agent sends what a job of compaction wants
 // changed to the shard's leader. Only Replace, Archive and Trim may travel so: everything else is
 // the leader's own to decide. ErrCorrupt for any other change, and for one that Check would
-// refuse.
-func EncodeChanges(changes []Change) ([]byte, error) {
-	e := encoder{[]byte{recordVersion}}
+// refuse. version is that of records at the cluster's level, as in Record.EncodeAs.
+func EncodeChanges(changes []Change, version byte) ([]byte, error) {
+	e := encoder{[]byte{version}}
 	e.uint(uint64(len(changes)))
 	for _, c := range changes {
 		if err := offered(c); err != nil {
@@ -32,7 +32,7 @@ func EncodeChanges(changes []Change) ([]byte, error) {
 // inline bytes alias b.
 func DecodeChanges(b []byte) ([]Change, error) {
 	d := decoder{b: b}
-	d.readVersion("changes", recordVersion)
+	d.readVersion("changes", RecordVersion)
 	if d.err == nil && d.version < changesVersion {
 		d.fail(fmt.Sprintf("changes of version %d", d.version))
 	}

@@ -24,7 +24,7 @@ func sampleChanges() []shard.Change {
 
 func encodeChanges(t testing.TB, changes ...shard.Change) []byte {
 	t.Helper()
-	b, err := shard.EncodeChanges(changes)
+	b, err := shard.EncodeChanges(changes, shard.RecordVersion)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +48,11 @@ func TestChangesFormat(t *testing.T) {
 	for _, version := range []byte{0, 2, newest + 1} {
 		b := bytes.Clone(want)
 		b[0] = version
-		if _, err := shard.DecodeChanges(b); !errors.Is(err, shard.ErrCorrupt) {
+		want := shard.ErrCorrupt
+		if version > newest {
+			want = shard.ErrVersion
+		}
+		if _, err := shard.DecodeChanges(b); !errors.Is(err, want) {
 			t.Errorf("version %d: got %v", version, err)
 		}
 	}
@@ -86,7 +90,7 @@ func TestOnlyWhatJobsDoMayBeAskedFor(t *testing.T) {
 		}
 	}
 	for _, c := range refused {
-		if b, err := shard.EncodeChanges([]shard.Change{c}); !errors.Is(err, shard.ErrCorrupt) {
+		if b, err := shard.EncodeChanges([]shard.Change{c}, shard.RecordVersion); !errors.Is(err, shard.ErrCorrupt) {
 			t.Errorf("%+v: got %x, %v", c, b, err)
 		}
 	}

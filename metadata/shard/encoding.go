@@ -62,8 +62,12 @@ func (d *decoder) readVersion(what string, newest byte) {
 	if d.err != nil {
 		return
 	}
-	if d.version = v[0]; d.version < 1 || d.version > newest {
-		d.fail(fmt.Sprintf("%s version %d is not known, this agent reads up to %d", what, d.version, newest))
+	switch d.version = v[0]; {
+	case d.version < 1:
+		d.fail(what + " version 0")
+	case d.version > newest:
+		d.err = fmt.Errorf("%w: it is a %s of version %d, and this release reads up to %d: run a newer release of floe here", ErrVersion, what, d.version, newest)
+		d.b = nil
 	}
 }
 

@@ -6,20 +6,24 @@ import (
 	"github.com/floelog/floe/tiering"
 )
 
-// recordVersion is the version of the journal record format that this code writes. It
-// reads every version up to it, for ever. Journal records are not checksummed: etcd's
-// own log and pages are.
+// RecordVersion is the newest version of the journal record format. This code reads every
+// version up to it, for ever, and writes the one that the cluster's level names, see
+// metadata/level. Journal records are not checksummed: etcd's own log and pages are.
 //
 //	version 1 byte | seq uvarint | epoch uvarint | leader 16 | nonce uvarint | time varint
 //	changes: count uvarint, then each: kind 1 byte, fields as in the change's encode
 //
 // Version 1 had the kinds up to 7, and no transaction in Append's producers. Version 2 had the
 // kinds up to 13. From version 3 on kind 14 takes the place of kind 3.
-const recordVersion = 3
+const RecordVersion = 3
 
-// Encode appends the record's journal form to b.
-func (r Record) Encode(b []byte) []byte {
-	e := encoder{append(b, recordVersion)}
+// Encode appends the record's journal form to b, of the newest version.
+func (r Record) Encode(b []byte) []byte { return r.EncodeAs(b, RecordVersion) }
+
+// EncodeAs appends the record's journal form of a version that the cluster's level names
+// (metadata/level): 3 or newer, up to the newest that this code reads.
+func (r Record) EncodeAs(b []byte, version byte) []byte {
+	e := encoder{append(b, version)}
 	e.uint(r.Seq)
 	e.uint(uint64(r.Epoch))
 	e.raw(r.Leader[:])
@@ -66,7 +70,7 @@ func DecodeRecord(b []byte) (Record, error) {
 }
 
 func (d *decoder) header(r *Record) {
-	d.readVersion("record", recordVersion)
+	d.readVersion("record", RecordVersion)
 	r.Seq = d.uint()
 	r.Epoch = tiering.LeaderEpoch(d.int32("epoch"))
 	r.Leader = d.session()

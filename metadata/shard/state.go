@@ -28,6 +28,9 @@ import (
 // ErrCorrupt says that a record or snapshot cannot be what an intact agent wrote here.
 var ErrCorrupt = errors.New("shard data corrupt")
 
+// ErrVersion says that a newer release of Floe wrote the data, in a version that this one does not read.
+var ErrVersion = errors.New("written by a newer release")
+
 // maxProducerBatches is how many of an idempotent producer's last batches are
 // remembered per partition. Kafka remembers as many as its client may have in flight, 5
 // (ProducerStateEntry.NUM_BATCHES_TO_RETAIN). Twice as many, since any agent takes any batch:
@@ -176,6 +179,22 @@ func (s *State) ForgetProducer(tp tiering.TopicPartition, id int64) {
 		delete(p.producers, id)
 	}
 	s.forgotten = max(s.forgotten, id)
+}
+
+// Skip makes a partition continue at an offset, with a hole (tiering.Extent.IsHole) from its end up to there;
+// it does nothing if the partition has come so far. The hole belongs to the partition's last leader epoch, or to
+// epoch where it has none. Only a recovery, which knows that offsets were given but not to what, may call it: what
+// leaders and views know changes by Apply alone.
+func (s *State) Skip(tp tiering.TopicPartition, to tiering.Offset, epoch tiering.LeaderEpoch) {
+	p := s.mutable(tp)
+	if to <= p.Next {
+		return
+	}
+	if len(p.Epochs) == 0 {
+		p.Epochs = []EpochStart{{epoch, p.Next}}
+	}
+	p.Extents = append(p.Extents, tiering.Extent{Base: p.Next, Count: int64(to - p.Next), MaxTimestamp: tiering.NoTimestamp, Epoch: p.LastEpoch()})
+	p.Next = to
 }
 
 // Sessions returns the agent sessions whose last submission is remembered, in order.
