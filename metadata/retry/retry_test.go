@@ -91,8 +91,8 @@ func TestGivesUpWithTheContext(t *testing.T) {
 		if !errors.Is(err, context.DeadlineExceeded) || !unanswered || time.Since(began) != time.Minute {
 			t.Errorf("error %v after %v", err, time.Since(began))
 		}
-		if s.calls < 25 || s.calls > 80 {
-			t.Errorf("%d attempts in a minute, want one every one or two seconds", s.calls)
+		if s.calls < 50 || s.calls > 130 {
+			t.Errorf("%d attempts in a minute, want one every half second or second", s.calls)
 		}
 		if _, _, err := retry.Get(ctx, s, retry.NewPacer(rand.Reader), "a"); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("a read after the end: %v", err)
