@@ -201,6 +201,8 @@ func doubts(s *recovery.ShardReport) string {
 	add(s.Duplicates, "were there")
 	add(s.OfNoTopic, "of deleted topics left out")
 	add(int(s.Missing), "records missing")
+	add(len(s.Holes), "holes")
+	add(len(s.Filled), "gaps filled by flushes")
 	add(s.Forks, "forks")
 	return out
 }

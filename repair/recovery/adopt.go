@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
@@ -29,29 +28,28 @@ func (p *Plan) adopt(ctx context.Context, b *bucket) error {
 	if err != nil {
 		return err
 	}
-	var transactions Transactions
-	if p.cfg.Coordinators != nil {
-		transactions = p.cfg.Coordinators(p.states())
-	}
 	p.noteFlushed(b)
 	candidates, err := p.candidates(ctx, b, named)
 	if err != nil {
 		return err
 	}
-	a := &adoption{plan: p, topics: p.topicIDs(), transactions: transactions, taken: map[batchMark]bool{}, thinned: map[producerMark]int32{}}
-	for _, id := range slices.Sorted(maps.Keys(candidates)) {
-		var flushes, merged []flush
-		for _, f := range candidates[id] {
-			if f.level == 0 {
-				flushes = append(flushes, f)
-			} else if f.entry.Base != segment.Unassigned {
-				merged = append(merged, f)
-			}
-		}
-		if err := a.merged(ctx, p.shards[id], merged); err != nil {
+	a := &adoption{plan: p, topics: p.topicIDs(), taken: map[batchMark]bool{}, thinned: map[producerMark]int32{}}
+	flushes := map[tiering.ShardID][]flush{}
+	for _, s := range p.shards {
+		f, merged := levels(candidates[s.id])
+		flushes[s.id] = inOrder(f)
+		if err := a.merged(ctx, s, merged); err != nil {
 			return err
 		}
-		if err := a.shard(ctx, p.shards[id], inOrder(flushes)); err != nil {
+		if err := a.salvage(ctx, s, flushes[s.id]); err != nil {
+			return err
+		}
+	}
+	if p.cfg.Coordinators != nil {
+		a.transactions = p.cfg.Coordinators(p.states())
+	}
+	for _, s := range p.shards {
+		if err := a.shard(ctx, s, s.unplaced(flushes[s.id])); err != nil {
 			return err
 		}
 	}
@@ -212,7 +210,7 @@ type adoption struct {
 func (a *adoption) shard(ctx context.Context, s *rebuilt, chunks []flush) error {
 	var waiting []shard.Part
 	for _, f := range chunks {
-		parts, err := a.parts(ctx, s, f)
+		parts, err := a.parts(ctx, s, f, &s.report)
 		if err != nil {
 			return err
 		}
@@ -242,10 +240,10 @@ func (a *adoption) shard(ctx context.Context, s *rebuilt, chunks []flush) error 
 }
 
 // parts reads a chunk and returns its batches as a submission names them: runs that are side by
-// side, without those whose transaction nobody knows.
-func (a *adoption) parts(ctx context.Context, s *rebuilt, f flush) ([]shard.Part, error) {
+// side, without those whose transaction nobody knows. What is left out is counted in r.
+func (a *adoption) parts(ctx context.Context, s *rebuilt, f flush, r *ShardReport) ([]shard.Part, error) {
 	if t := a.topics[f.entry.TopicPartition.Topic]; t == nil || f.entry.TopicPartition.Partition >= t.Partitions {
-		s.report.OfNoTopic += int(f.entry.Batches)
+		r.OfNoTopic += int(f.entry.Batches)
 		return nil, nil
 	}
 	seg := segment.Segment{Size: f.Size}
@@ -267,10 +265,10 @@ func (a *adoption) parts(ctx context.Context, s *rebuilt, f flush) ([]shard.Part
 		x, ok := a.describe(s, f.entry.TopicPartition, v)
 		switch {
 		case a.taken[batchMark{f.entry.TopicPartition, v.CRC(), len(v)}], a.superseded(f.entry.TopicPartition, v):
-			s.report.Duplicates++
+			r.Duplicates++
 			ok = false
 		case !ok:
-			s.report.OfNoTransaction++
+			r.OfNoTransaction++
 		case open:
 			last := &parts[len(parts)-1]
 			last.Batches = append(last.Batches, x)

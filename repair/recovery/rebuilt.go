@@ -2,7 +2,6 @@ package recovery
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
@@ -30,6 +29,11 @@ type rebuilt struct {
 	// may have replaced or trimmed them.
 	covered map[tiering.SegmentID]bool
 
+	// behind are the records behind a gap, before which others are lost, ascending; placed are the chunks that they
+	// name, and those that were found to fill a gap.
+	behind []shard.Record
+	placed map[partOf]bool
+
 	report ShardReport
 }
 
@@ -42,7 +46,7 @@ type offered struct {
 func newRebuilt(id tiering.ShardID) *rebuilt {
 	return &rebuilt{
 		id: id, state: shard.New(), records: map[uint64][]offered{}, flushed: map[tiering.SessionID]uint64{},
-		covered: map[tiering.SegmentID]bool{}, report: ShardReport{Shard: id},
+		covered: map[tiering.SegmentID]bool{}, placed: map[partOf]bool{}, report: ShardReport{Shard: id},
 	}
 }
 
@@ -99,11 +103,11 @@ func (s *rebuilt) replay() {
 		}
 	}
 	s.report.Seq, s.report.Epoch = s.state.Seq, s.state.Epoch
-	beyond := slices.DeleteFunc(slices.Sorted(maps.Keys(s.records)), func(seq uint64) bool { return seq <= s.state.Seq })
-	if n := len(beyond); n > 0 {
-		s.report.Missing, s.report.Unapplied = beyond[0]-s.state.Seq-1, n
-		s.problem("%d records from %d to %d are known, but not the %d before them: what they say besides records of topics is lost",
-			n, beyond[0], beyond[n-1], s.report.Missing)
+	s.behind = s.beyond()
+	if n := len(s.behind); n > 0 {
+		s.report.Missing = s.missing()
+		s.problem("%d records from %d to %d are known, but not all before them: %d are lost; of what comes behind, what was appended keeps its offsets",
+			n, s.behind[0].Seq, s.behind[n-1].Seq, s.report.Missing)
 	}
 }
 

@@ -238,24 +238,6 @@ func TestOfTwoHistoriesTheOneOfTheHigherEpochIsTaken(t *testing.T) {
 	}
 }
 
-func TestAMissingRecordIsReported(t *testing.T) {
-	w := loaded(t)
-	want := w.States[1].Partition(w.Partition(1)).Next
-	w.Inline(1, 2)
-	w.Forget()
-	w.Inline(1, 1)
-	w.Carry()
-	w.Wipe()
-	p, states := recovered(t, w)
-	r := p.Report.Shards[1]
-	if r.Missing != 1 || r.Unapplied != 1 || len(r.Problems) == 0 {
-		t.Errorf("%+v", r)
-	}
-	if got := states[1].Partition(w.Partition(1)).Next; got != want {
-		t.Errorf("the partition ends at %d, want %d", got, want)
-	}
-}
-
 func TestDamagedObjectsArePassedOver(t *testing.T) {
 	w := loaded(t)
 	key := w.Snapshot(0)

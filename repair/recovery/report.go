@@ -38,11 +38,15 @@ type ShardReport struct {
 	Epoch      tiering.LeaderEpoch `json:"epoch"`
 	LastTime   int64               `json:"lastTime"`
 	Forks      int                 `json:"forks"`     // records of which there are several
-	Missing    uint64              `json:"missing"`   // records between those applied and Unapplied
-	Unapplied  int                 `json:"unapplied"` // records that could not be applied
+	Missing    uint64              `json:"missing"`   // records that are lost before others that are known
+	Salvaged   int                 `json:"salvaged"`  // records behind those that were applied all the same
+	Unapplied  int                 `json:"unapplied"` // records behind those of which some could not be applied
 	Partitions int                 `json:"partitions"`
 	Groups     int                 `json:"groups"`
 
+	Holes           []Adopted `json:"holes"`           // offsets that were given out, nobody knows to what
+	Filled          []Adopted `json:"filled"`          // such offsets that flushes of one session fill exactly
+	Memberships     int       `json:"memberships"`     // changes of groups' members that were left out
 	Proven          []Adopted `json:"proven"`          // taken up from merged segments, which hold their offsets
 	Adopted         []Adopted `json:"adopted"`         // taken up without proof
 	Duplicates      int       `json:"duplicates"`      // batches of flushes that were there already
@@ -63,7 +67,7 @@ type Adopted struct {
 	Partition int32          `json:"partition"`
 	From      tiering.Offset `json:"from"`
 	To        tiering.Offset `json:"to"`
-	Object    string         `json:"object"`
+	Object    string         `json:"object"` // the first one; empty: none
 }
 
 func (r *Report) problem(format string, args ...any) {
@@ -77,7 +81,7 @@ func (r *Report) unknown(format string, args ...any) {
 // conclude gathers what the shards have, and puts into words what could not be known.
 func (p *Plan) conclude() {
 	r := &p.Report
-	var missing, unapplied, adopted, outOfOrder, noTransaction int
+	var missing, unapplied, lost, filled, adopted, outOfOrder, noTransaction int
 	for _, s := range p.shards {
 		r.Shards = append(r.Shards, s.report)
 		r.LastTime = max(r.LastTime, s.report.LastTime)
@@ -85,14 +89,20 @@ func (p *Plan) conclude() {
 		unapplied += s.report.Unapplied
 		outOfOrder += s.report.OutOfOrder
 		noTransaction += s.report.OfNoTransaction
-		for _, a := range s.report.Adopted {
-			adopted += int(a.To - a.From)
-		}
+		lost += offsets(s.report.Holes)
+		filled += offsets(s.report.Filled)
+		adopted += offsets(s.report.Adopted)
 		r.Open += open(s.state)
 	}
 	r.unknown("what was committed through etcd alone (small batches, group offsets, memberships, transactions) after the last record that each shard's agent stored in the bucket; agents do so every carry-age, and at once when etcd does not answer")
 	if missing > 0 {
-		r.unknown("%d journal records are missing in between, and %d after them could not be applied", missing, unapplied)
+		r.unknown("%d journal records are missing in between; of %d after them some changes could not be applied: group memberships (members join again), offsets of transactions, markers. What ended among the missing may still be open, and group offsets may be older than the last that were committed", missing, unapplied)
+	}
+	if lost > 0 {
+		r.unknown("%d offsets in front of records that are known were given to records, or markers, that are lost: they are holes, listed by partition", lost)
+	}
+	if filled > 0 {
+		r.unknown("%d offsets in front of records that are known were given to flushes that fit there exactly: no record proves it", filled)
 	}
 	if adopted > 0 {
 		r.unknown("%d records were taken up from flushes without proof of their offsets: they were stored, and may or may not have been acknowledged", adopted)
@@ -106,6 +116,14 @@ func (p *Plan) conclude() {
 	for _, name := range r.Renamed {
 		r.unknown("the name of the topic that is called %s now, and its configs", name)
 	}
+}
+
+// offsets counts the offsets of runs.
+func offsets(runs []Adopted) (n int) {
+	for _, a := range runs {
+		n += int(a.To - a.From)
+	}
+	return n
 }
 
 // open counts the transactions that are open in partitions.

@@ -58,11 +58,15 @@ func (p *Plan) nameTopics(found *catalogues) {
 func (p *Plan) strangers() map[tiering.TopicID]place {
 	out := map[tiering.TopicID]place{}
 	for _, s := range p.shards {
-		for _, tp := range s.state.Partitions() {
+		note := func(tp tiering.TopicPartition) {
 			if at, ok := out[tp.Topic]; !ok || at.partition < tp.Partition {
 				out[tp.Topic] = place{tp.Partition, s.id}
 			}
 		}
+		for _, tp := range s.state.Partitions() {
+			note(tp)
+		}
+		s.topicsBeyond(note)
 	}
 	return out
 }
