@@ -30,6 +30,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 
 	"github.com/floelog/floe/tiering/objstore"
@@ -38,11 +39,18 @@ import (
 // tempDir holds files that have no object's name yet, and no key can name it.
 const tempDir = "~tmp"
 
+// readsPerCore bounds the reads at a time, by the cores that there are: two. Each is a system
+// call, hence a thread of its own, however many of Go's there may be. Not more: what somebody
+// waits for would compete with the copying for all the others, as a replay fetches ahead. Not
+// fewer: one waits for the disk while the other copies.
+const readsPerCore = 2
+
 // Store is an objstore.Store in a directory. Make one with Open.
 type Store struct {
 	root    string
-	unnamed bool     // the file system has files without a name (O_TMPFILE)
-	lock    *os.File // shared by all who have the directory open; held for as long as the Store lives
+	unnamed bool          // the file system has files without a name (O_TMPFILE)
+	reads   chan struct{} // one element for each read under way
+	lock    *os.File      // shared by all who have the directory open; held for as long as the Store lives
 
 	mu     sync.Mutex          // guards the following
 	synced map[string]struct{} // directories whose own entries are on disk
@@ -58,7 +66,7 @@ func Open(root string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("file store %s: %w", root, err)
 	}
-	s := &Store{root: root, synced: map[string]struct{}{}}
+	s := &Store{root: root, synced: map[string]struct{}{}, reads: make(chan struct{}, readsPerCore*runtime.GOMAXPROCS(0))}
 	if err := s.open(); err != nil {
 		return nil, fmt.Errorf("file store %s: %w", root, classify(err))
 	}
@@ -128,6 +136,10 @@ func (s *Store) GetRange(ctx context.Context, key string, off, n int64) ([]byte,
 	if err := objstore.CheckRange(key, off, n); err != nil {
 		return nil, err
 	}
+	if err := s.enter(ctx); err != nil {
+		return nil, fmt.Errorf("file: get %s: %w", key, err)
+	}
+	defer s.leave()
 	f, info, err := s.openObject(ctx, key)
 	if err != nil {
 		return nil, fmt.Errorf("file: get %s: %w", key, err)
@@ -148,6 +160,10 @@ func (s *Store) GetUpTo(ctx context.Context, key string, off, n int64) (objstore
 	if err := objstore.CheckUpTo(key, off, n); err != nil {
 		return nil, 0, err
 	}
+	if err := s.enter(ctx); err != nil {
+		return nil, 0, fmt.Errorf("file: get %s: %w", key, err)
+	}
+	defer s.leave()
 	f, info, err := s.openObject(ctx, key)
 	if err != nil {
 		return nil, 0, fmt.Errorf("file: get %s: %w", key, err)
@@ -163,6 +179,18 @@ func (s *Store) GetUpTo(ctx context.Context, key string, off, n int64) (objstore
 	}
 	return data, size, nil
 }
+
+// enter waits until the caller may read.
+func (s *Store) enter(ctx context.Context) error {
+	select {
+	case s.reads <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (s *Store) leave() { <-s.reads }
 
 // readAt reads bytes of an object that has them.
 func readAt(f *os.File, key string, off int64, p []byte) error {
