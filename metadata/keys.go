@@ -11,7 +11,9 @@ import (
 // Keys builds the keys of one cluster:
 //
 //	/floe/<cluster>/
-//	    cluster                     cluster id, format version, number of shards; written once
+//	    cluster                     cluster id, level, number of shards; only the level ever changes, upwards
+//	    level-intent                announces that the level is about to rise
+//	    rpc-secret                  what agents know each other by; written once
 //	    producer-ids                next producer id to hand out, in blocks
 //	    gc-freeze                   while it is there nothing is deleted from the object store
 //	    gc-mark                     number of the newest sweep, see compaction/sweep
@@ -19,6 +21,7 @@ import (
 //	    sessions/<session>          present while that session lives    leased
 //	    topic-fence                 moved to make unanswered creations of topics impossible
 //	    topics/<name>               topic id, partitions, first shard, configs
+//	    placement                   shards that are pinned to agents because of their load
 //	    jobs/<shard>                session of the agent that does the shard's jobs    leased
 //	    shards/<n>/leader           node id, session, epoch             leased
 //	    shards/<n>/head             epoch, session, seq of the last record
@@ -39,6 +42,12 @@ func (k Keys) Root() string { return k.root }
 
 // Cluster is the key of the cluster's identity.
 func (k Keys) Cluster() string { return k.root + "cluster" }
+
+// LevelIntent is the key that announces that the cluster's level is about to rise.
+func (k Keys) LevelIntent() string { return k.root + "level-intent" }
+
+// RPCSecret is the key of the secret by which agents know each other.
+func (k Keys) RPCSecret() string { return k.root + "rpc-secret" }
 
 // ProducerIDs is the key of the producer id allocator.
 func (k Keys) ProducerIDs() string { return k.root + "producer-ids" }
@@ -66,6 +75,9 @@ func (k Keys) Sessions() string { return k.root + "sessions/" }
 // TopicFence is the key on whose value every creation of a topic depends: moving it ends
 // all creations whose outcome is unknown.
 func (k Keys) TopicFence() string { return k.root + "topic-fence" }
+
+// Placement is the key of the shards that are pinned to agents because of their load.
+func (k Keys) Placement() string { return k.root + "placement" }
 
 // Jobs is the prefix of all claims of shards' jobs.
 func (k Keys) Jobs() string { return k.root + "jobs/" }

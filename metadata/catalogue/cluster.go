@@ -1,6 +1,7 @@
 package catalogue
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -8,13 +9,14 @@ import (
 	"fmt"
 
 	"github.com/floelog/floe/metadata"
+	"github.com/floelog/floe/metadata/level"
 	"github.com/floelog/floe/metadata/retry"
 	"github.com/floelog/floe/tiering"
 )
 
-// FormatVersion is the version of everything that this code writes under a cluster's
-// keys. A cluster of another version is refused.
-const FormatVersion = 1
+// FormatVersion is the version of the cluster's key in new clusters: it is the cluster's level,
+// see metadata/level. A cluster of a level that this code does not know is refused.
+const FormatVersion = int(level.Newest)
 
 // Bounds of a cluster's number of shards. The default spreads well over some twenty
 // agents; more shards cost one view and up to one append each, however idle. Shard
@@ -24,16 +26,17 @@ const (
 	MaxShards     = 100_000 - 1
 )
 
-// Cluster is the identity of a cluster, written once and never changed.
+// Cluster is the identity of a cluster, written once and never changed but for its level.
 type Cluster struct {
 	ID            string // random, in Kafka's notation: 22 characters of base64
-	FormatVersion int
+	FormatVersion int    // the level as it was read, which may have risen since
 	Shards        uint32
 }
 
 // Want is what a new cluster is to be like.
 type Want struct {
-	Shards uint32 // 0: DefaultShards
+	Shards uint32      // 0: DefaultShards
+	Level  level.Level // of a new cluster; 0: level.Newest
 }
 
 // clusterValue is the value of the cluster's key, in JSON.
@@ -59,7 +62,7 @@ func EnsureCluster(ctx context.Context, store metadata.Store, keys metadata.Keys
 	if err != nil {
 		return Cluster{}, err
 	}
-	value, err := json.Marshal(clusterValue{FormatVersion, tiering.TopicID(id).String(), want.Shards})
+	value, err := json.Marshal(clusterValue{int(cmp.Or(want.Level, level.Newest)), tiering.TopicID(id).String(), want.Shards})
 	if err != nil {
 		return Cluster{}, fmt.Errorf("encoding the cluster's identity: %w", err)
 	}
@@ -85,8 +88,12 @@ func decodeCluster(key string, value []byte) (Cluster, error) {
 	if checkVersion(value, 0) == nil {
 		return Cluster{}, fmt.Errorf("cluster %s: %w: wait for floe recover, or run it again with --execute if it was cut short", key, ErrRecovering)
 	}
-	if err := checkVersion(value, FormatVersion); err != nil {
+	at, err := level.Of(value)
+	if err != nil {
 		return Cluster{}, fmt.Errorf("cluster %s: %w", key, err)
+	}
+	if !at.Known() {
+		return Cluster{}, fmt.Errorf("cluster %s: its format level is %d, and this release reads levels %s: run a release of floe that reads level %d", key, at, level.Own(), at)
 	}
 	var v clusterValue
 	if err := unmarshalStrict(value, &v); err != nil {
@@ -99,4 +106,14 @@ func decodeCluster(key string, value []byte) (Cluster, error) {
 		return Cluster{}, fmt.Errorf("cluster %s: %d shards: want 1 to %d", key, v.Shards, MaxShards)
 	}
 	return Cluster{v.ID, v.Version, v.Shards}, nil
+}
+
+// AtLevel returns the value of a cluster's key with the given level in place of its own.
+func AtLevel(value []byte, to level.Level) ([]byte, error) {
+	c, err := decodeCluster("", value)
+	if err != nil {
+		return nil, err
+	}
+	c.FormatVersion = int(to)
+	return c.Store(), nil
 }

@@ -2,6 +2,7 @@ package catalogue_test
 
 import (
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"strings"
 	"sync"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/floelog/floe/metadata"
 	"github.com/floelog/floe/metadata/catalogue"
+	"github.com/floelog/floe/metadata/level"
 	"github.com/floelog/floe/metadata/memory"
 	"github.com/floelog/floe/tiering"
 )
@@ -40,7 +42,7 @@ func TestEnsureCluster(t *testing.T) {
 
 func TestEnsureClusterRefuses(t *testing.T) {
 	for name, tc := range map[string]struct{ value, want string }{
-		"newer version": {`{"version":2,"id":"AAAAAAAAAAAAAAAAAAAAAA","shards":64,"x":1}`, "format version is 2, but this release of floe reads version 1"},
+		"newer level":   {fmt.Sprintf(`{"version":%d,"id":"AAAAAAAAAAAAAAAAAAAAAA","shards":64,"x":1}`, level.Newest+1), fmt.Sprintf("run a release of floe that reads level %d", level.Newest+1)},
 		"no version":    {`{"id":"AAAAAAAAAAAAAAAAAAAAAA","shards":64}`, "names no format version"},
 		"no JSON":       {`hello`, "not JSON"},
 		"bad id":        {`{"version":1,"id":"x","shards":64}`, "22 characters"},
@@ -85,5 +87,29 @@ func TestEnsureClusterAgreesUnderFaults(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestLevels creates a cluster at an older level and raises it.
+func TestLevels(t *testing.T) {
+	srv := memory.New()
+	defer srv.Close()
+	s := srv.Client("test")
+	c, err := catalogue.EnsureCluster(t.Context(), s, keys, catalogue.Want{Level: level.First})
+	if err != nil || c.FormatVersion != int(level.First) {
+		t.Fatalf("created %+v, %v", c, err)
+	}
+	value, err := catalogue.AtLevel(c.Store(), level.Newest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, s, keys.Cluster(), string(value))
+	want := c
+	want.FormatVersion = int(level.Newest)
+	if got, err := catalogue.EnsureCluster(t.Context(), s, keys, catalogue.Want{Level: level.First}); err != nil || got != want {
+		t.Errorf("raised to %s it is %+v, %v, want %+v", value, got, err, want)
+	}
+	if got, err := catalogue.AtLevel([]byte(`{"version":0,"id":"AAAAAAAAAAAAAAAAAAAAAA","shards":0}`), level.Newest); err == nil {
+		t.Errorf("a cluster that is being recovered became %s", got)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/floelog/floe/metadata"
+	"github.com/floelog/floe/metadata/level"
 	"github.com/floelog/floe/tiering"
 )
 
@@ -114,7 +115,7 @@ func DecodeCopy(b []byte) (Copy, error) {
 		},
 		CreatedAt: int64(be.Uint64(body[36:])), Revision: int64(be.Uint64(body[44:])), ProducerID: int64(be.Uint64(body[52:])),
 	}
-	if c.Cluster.FormatVersion != FormatVersion || c.Cluster.Shards == 0 || c.Cluster.Shards > MaxShards || c.ProducerID < 0 || c.Revision < 0 {
+	if !level.Level(c.Cluster.FormatVersion).Known() || c.Cluster.Shards == 0 || c.Cluster.Shards > MaxShards || c.ProducerID < 0 || c.Revision < 0 {
 		return bad("impossible cluster %+v, producer id %d, revision %d", c.Cluster, c.ProducerID, c.Revision)
 	}
 	count, rest := uint64(be.Uint32(body[60:])), body[copyFixed:]

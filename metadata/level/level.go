@@ -44,7 +44,7 @@ type Formats struct {
 // table is what each level writes. See the package comment before changing it.
 var table = [Newest + 1]Formats{
 	1: {Record: 3, Snapshot: 3, Segment: 1, Manifest: 1, Copy: 1, RPC: 1},
-	2: {Record: 3, Snapshot: 3, Segment: 1, Manifest: 1, Copy: 1, RPC: 2}, // not released yet
+	2: {Record: 4, Snapshot: 3, Segment: 1, Manifest: 1, Copy: 1, RPC: 2}, // not released yet
 }
 
 // Formats returns what the level writes. The level is one that this release knows.

@@ -13,10 +13,10 @@ func Of(cluster []byte) (Level, error) {
 		Version *Level `json:"version"`
 	}
 	if err := json.Unmarshal(cluster, &v); err != nil {
-		return 0, fmt.Errorf("reading the cluster's level: %w", err)
+		return 0, fmt.Errorf("reading the cluster's level: not JSON: %w", err)
 	}
 	if v.Version == nil || *v.Version < 0 {
-		return 0, errors.New("reading the cluster's level: the value names none")
+		return 0, errors.New("reading the cluster's level: value names no format version")
 	}
 	return *v.Version, nil
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/floelog/floe/metadata"
+	"github.com/floelog/floe/metadata/level"
 	"github.com/floelog/floe/metadata/membership"
 	"github.com/floelog/floe/metadata/memory"
 )
@@ -35,7 +36,7 @@ func TestAgents(t *testing.T) {
 			t.Fatalf("agents are %v, want 1 and 2", v.NodeIDs())
 		}
 		want := membership.Agent{NodeID: 2, Session: second.ID(), Address: "host2:9092", RPCAddress: "10.0.0.1:9644", Zone: "z1",
-			Version: "1.2.3", Roles: []string{"kafka"}, TTL: ttl}
+			Version: "1.2.3", Roles: []string{"kafka"}, TTL: ttl, Levels: level.Own()}
 		if got, ok := v.Agent(2); !ok || !reflect.DeepEqual(got, want) || !reflect.DeepEqual(got, second.Agent()) {
 			t.Errorf("agent 2 is %+v, want %+v", got, want)
 		}

@@ -11,7 +11,7 @@
 //  3. Session.Alive is false from the moment at which the store may have ended the lease,
 //     by the time since the last renewal that was answered began; and it never becomes
 //     true again.
-//  4. Every agent computes the same placement from the same agents and leaders.
+//  4. Every agent computes the same placement from the same agents, leaders and pins.
 //
 // All functions and methods may be called concurrently.
 package membership
@@ -23,6 +23,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/floelog/floe/metadata/level"
 	"github.com/floelog/floe/tiering"
 )
 
@@ -38,8 +39,10 @@ type Agent struct {
 	Zone       string
 	Version    string // of floe
 	Roles      []string
-	TTL        time.Duration // of its lease
-	Leaving    bool          // it drains: it gets no shards, and clients are not sent to it
+	Listeners  map[string]string // host:port that clients of further listeners are told, by name
+	TTL        time.Duration     // of its lease
+	Leaving    bool              // it drains: it gets no shards, and clients are not sent to it
+	Levels     level.Range       // what it reads and writes; of releases before there were levels: First alone
 }
 
 // recordVersion is the version of both values below. A value of another version is not
@@ -57,6 +60,11 @@ type agentValue struct {
 	Roles      []string `json:"roles,omitempty"`
 	TTLMs      int64    `json:"ttl_ms"`
 	Leaving    bool     `json:"leaving,omitempty"`
+
+	// Levels are the least and the greatest level that the agent reads and writes.
+	Levels []level.Level `json:"levels,omitempty"`
+
+	Listeners map[string]string `json:"listeners,omitempty"`
 }
 
 // sessionValue is the value of a session's key, in JSON.
@@ -68,7 +76,7 @@ type sessionValue struct {
 
 func (a Agent) encode() ([]byte, error) {
 	v, err := json.Marshal(agentValue{recordVersion, a.Session.String(), a.Address, a.RPCAddress, a.Zone,
-		a.Version, a.Roles, a.TTL.Milliseconds(), a.Leaving})
+		a.Version, a.Roles, a.TTL.Milliseconds(), a.Leaving, []level.Level{a.Levels.Min, a.Levels.Max}, a.Listeners})
 	if err != nil {
 		return nil, fmt.Errorf("encoding the registration of agent %d: %w", a.NodeID, err)
 	}
@@ -89,8 +97,12 @@ func decodeAgent(key string, value []byte) (Agent, error) {
 	if err != nil {
 		return Agent{}, fmt.Errorf("registration of agent %d: %w", node, err)
 	}
-	return Agent{NodeID(node), session, v.Address, v.RPCAddress, v.Zone, v.Release, v.Roles,
-		time.Duration(min(max(v.TTLMs, 0), int64(maxTTL/time.Millisecond))) * time.Millisecond, v.Leaving}, nil
+	levels := level.Range{Min: level.First, Max: level.First}
+	if len(v.Levels) == 2 {
+		levels = level.Range{Min: v.Levels[0], Max: v.Levels[1]}
+	}
+	return Agent{NodeID(node), session, v.Address, v.RPCAddress, v.Zone, v.Release, v.Roles, v.Listeners,
+		time.Duration(min(max(v.TTLMs, 0), int64(maxTTL/time.Millisecond))) * time.Millisecond, v.Leaving, levels}, nil
 }
 
 // decodeRecord reads a value of this version. Fields that it does not know are passed
@@ -133,6 +145,9 @@ func decodeSession(value []byte) (SessionState, error) {
 var (
 	// ErrNodeIDTaken says that another live agent has the node id.
 	ErrNodeIDTaken = errors.New("node id is taken")
+
+	// ErrLevel says that the cluster writes what this release cannot read.
+	ErrLevel = errors.New("the cluster's format level is not known to this release")
 
 	// ErrClosed is what Session.Err says after Close.
 	ErrClosed = errors.New("agent session closed")

@@ -27,6 +27,7 @@ type registration struct {
 
 	agent   Agent
 	value   []byte // of the session's key
+	gate    gate
 	lease   metadata.LeaseID
 	renewed time.Time // when the last grant or renewal that was answered began
 }
@@ -41,9 +42,12 @@ type registration struct {
 func register(ctx context.Context, store metadata.Store, keys metadata.Keys, cfg SessionConfig) (*registration, error) {
 	r := &registration{store: store, keys: keys, cfg: cfg, pacer: retry.NewPacer(cfg.Random),
 		agent: Agent{Address: cfg.Address, RPCAddress: cfg.RPCAddress, Zone: cfg.Zone,
-			Version: cfg.Version, Roles: cfg.Roles, TTL: cfg.TTL}}
+			Version: cfg.Version, Roles: cfg.Roles, TTL: cfg.TTL, Levels: cfg.Levels, Listeners: cfg.Listeners}}
 	for {
 		err := r.pick(ctx)
+		if err == nil {
+			err = r.admit(ctx)
+		}
 		if err == nil {
 			err = r.holdLease(ctx)
 		}
@@ -200,8 +204,8 @@ func (r *registration) create(ctx context.Context) (created bool, err error) {
 	r.value = session
 	agentKey, sessionKey := r.keys.Agent(int32(r.agent.NodeID)), r.keys.Session(r.agent.Session)
 	res, _, err := retry.Txn(ctx, r.store, r.pacer, metadata.Txn{
-		If:   []metadata.Condition{metadata.Absent(agentKey), metadata.Absent(sessionKey)},
-		Then: []metadata.Op{metadata.PutLeased(agentKey, agent, r.lease), metadata.PutLeased(sessionKey, session, r.lease)},
+		If:   append(r.gate.conditions(), metadata.Absent(agentKey), metadata.Absent(sessionKey)),
+		Then: append(r.gate.ops(), metadata.PutLeased(agentKey, agent, r.lease), metadata.PutLeased(sessionKey, session, r.lease)),
 		Else: []string{agentKey, sessionKey},
 	})
 	if err != nil || res.Succeeded {

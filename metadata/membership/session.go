@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/floelog/floe/metadata"
+	"github.com/floelog/floe/metadata/level"
 	"github.com/floelog/floe/metadata/retry"
 	"github.com/floelog/floe/tiering"
 )
@@ -54,6 +55,8 @@ type SessionConfig struct {
 	Zone       string
 	Version    string
 	Roles      []string
+	Levels     level.Range       // that it reads and writes; zero: level.Own()
+	Listeners  map[string]string // see Agent
 
 	Publish time.Duration // least time between publications of the low watermark; 0: DefaultPublish
 	Random  io.Reader     // safe for concurrent use; nil: crypto/rand.Reader
@@ -89,10 +92,14 @@ const lostMark = math.MinInt64
 
 // Start registers an agent and keeps its lease until Close, or until it is lost. ctx
 // bounds the registration only. It returns ErrNodeIDTaken, after the time that a dead
-// holder's lease might take to end, if another live agent has the node id.
+// holder's lease might take to end, if another live agent has the node id, and ErrLevel if
+// the cluster's level is none of cfg.Levels.
 func Start(ctx context.Context, store metadata.Store, keys metadata.Keys, cfg SessionConfig) (*Session, error) {
 	if cfg.TTL == 0 {
 		cfg.TTL = DefaultTTL
+	}
+	if cfg.Levels == (level.Range{}) {
+		cfg.Levels = level.Own()
 	}
 	if cfg.Publish <= 0 {
 		cfg.Publish = DefaultPublish
