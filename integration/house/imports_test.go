@@ -14,6 +14,7 @@ var floors = []struct {
 	floor  int
 }{
 	{"protocol", 1},
+	{"diagnosis", 1},
 	{"tiering", 2},
 	{"metadata", 3},
 	{"compaction", 4},
@@ -206,7 +207,7 @@ func TestReservedImports(t *testing.T) {
 }
 
 // pure packages compute: the same input gives the same output, without waiting.
-var pure = []string{"metadata/shard", "tiering/segment", "protocol/batch"}
+var pure = []string{"metadata/shard", "tiering/segment", "protocol/batch", "diagnosis"}
 
 func TestPurePackages(t *testing.T) {
 	seen := map[string]bool{}

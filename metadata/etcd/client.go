@@ -14,6 +14,7 @@ package etcd
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"sync"
@@ -31,6 +32,7 @@ const firstKey = "\x00"
 // Client is a metadata.Store in etcd.
 type Client struct {
 	etcd *clientv3.Client
+	tls  *tls.Config // nil: plain text, unless an endpoint is https
 
 	mu      sync.Mutex
 	closed  bool

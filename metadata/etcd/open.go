@@ -94,7 +94,9 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	case v.before(oldest):
 		err = fmt.Errorf("connect to etcd at %s: server is version %v, need %v or newer", all, v, oldest)
 	default:
-		return newClient(c), nil
+		client := newClient(c)
+		client.tls = cfg.TLS
+		return client, nil
 	}
 	if closeErr := c.Close(); closeErr != nil && !errors.Is(closeErr, context.Canceled) {
 		err = errors.Join(err, closeErr)
