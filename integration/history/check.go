@@ -23,6 +23,11 @@ const (
 	IntNonmonotonicPoll Kind = "int-nonmonotonic-poll"
 	AbortedRead         Kind = "G1a" // what has certainly failed was read
 
+	PrecommittedRead Kind = "precommitted-read" // a consumer of committed records was given one of an open transaction
+	Torn             Kind = "torn-transaction"  // a part of a transaction is there and another is not
+	Cycle            Kind = "G1c"               // transactions that have read from each other in a circle
+	Resurrected      Kind = "resurrected"       // a record of a deleted topic in one of the same name
+
 	Gap            Kind = "gap"             // an offset below the end that has no record
 	Phantom        Kind = "phantom"         // a record that nobody sent
 	Corrupt        Kind = "corrupt"         // a record with other bytes than were sent
@@ -110,11 +115,8 @@ func (h *History) Check() Report {
 		h.judgeWhole(p)
 		h.report.Offsets += p.readCount()
 	}
-	for s, at := range h.streams {
-		for _, skip := range at.skips {
-			h.judgeSkip(s, skip)
-		}
-	}
+	h.judgeSkips()
+	h.judgeCycles()
 	h.report.Doubled = len(h.report.doubled)
 	return h.report
 }
@@ -125,10 +127,13 @@ func (h *History) judgeAcked(v Value, s *send) {
 		return
 	}
 	if s.offset < 0 { // the producer was not told where
-		if s.readAt < 0 {
+		if s.readAt < 0 && h.visible(s) {
 			h.anomaly(either(s.part.whole != nil, LostWrite, Unseen), "%s's %d was acknowledged for %s without an offset and never read", s.producer.Name, v, s.part.name)
 		}
 		return
+	}
+	if s.txn != 0 && s.part.whole == nil && (s.part.stable == nil || !h.visible(s)) {
+		return // nobody looked for it
 	}
 	end := s.part.readEnd
 	if w := s.part.whole; w != nil && s.offset >= w.to {
@@ -136,9 +141,11 @@ func (h *History) judgeAcked(v Value, s *send) {
 		return
 	}
 	switch _, read := s.part.value(s.offset); {
+	case read && h.visible(s) && s.part.stable != nil && !s.part.readCommitted(s.offset):
+		h.judgeUncommitted(v, s)
 	case read: // agree has compared the values
 	case s.offset < end:
-		h.anomaly(LostWrite, "%s's %d was acknowledged at %s offset %d, which nobody was given", s.producer.Name, v, s.part.name, s.offset)
+		h.anomaly(h.lostKind(s), "%s's %d was acknowledged at %s offset %d, which nobody was given", s.producer.Name, v, s.part.name, s.offset)
 	default:
 		h.anomaly(Unseen, "%s's %d was acknowledged at %s offset %d; reads ended at %d", s.producer.Name, v, s.part.name, s.offset, end)
 	}
@@ -163,13 +170,21 @@ func (h *History) judgeWhole(p *partition) {
 	}
 }
 
+// judgeSkips judges all skips by what is known by now.
+func (h *History) judgeSkips() {
+	for s, at := range h.streams {
+		at.skips = slices.DeleteFunc(at.skips, func(skip span) bool { return h.judgeSkip(s, skip) })
+	}
+}
+
 // judgeSkip says whether a consumer was not given a record that exists.
-func (h *History) judgeSkip(s stream, skip span) {
+func (h *History) judgeSkip(s stream, skip span) (found bool) {
 	p := h.partition(s.part)
 	for o := max(skip.from, p.logStart); o < min(skip.to, max(p.readEnd, p.ackedEnd)); o++ {
-		if v, _ := p.value(o); v != 0 {
+		if v, _ := p.value(o); v != 0 && (h.isolation[s.consumer] != Committed || h.visible(&h.sends[v-1])) {
 			h.anomaly(PollSkip, "%s was given %s offset %d and not %d, which holds %d", s.consumer, s.part, skip.to, o, v)
-			return
+			return true
 		}
 	}
+	return false
 }

@@ -10,7 +10,7 @@ type stream struct {
 
 // position is how far a stream has come.
 type position struct {
-	next  int64 // the offset that must come next
+	next  int64 // the offset that must come next; below 0: any may
 	from  int64 // where it was assigned
 	skips []span
 }
@@ -19,6 +19,15 @@ type position struct {
 type Read struct {
 	Offset int64
 	Record []byte
+}
+
+// Seen is a record that a consumer was given, by what its bytes say: see Identify.
+type Seen struct {
+	Offset  int64
+	Value   Value
+	Size    int32  // of the record, in bytes
+	Bad     string // why the bytes are not the value's; empty: they are
+	Control bool   // a marker, of which nothing else is known
 }
 
 // Watermarks are what an answer says about a partition; below 0: nothing.
@@ -48,8 +57,25 @@ func (h *History) stream(s stream) *position {
 	return at
 }
 
+// Rewound records that a consumer goes on somewhere else, and is not known where.
+func (h *History) Rewound(consumer string, p Partition) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.stream(stream{consumer, p}).next = -1
+	h.trace("%s reads %s from another offset", consumer, p)
+}
+
 // Polled records what one answer gave to a consumer.
 func (h *History) Polled(consumer string, p Partition, marks Watermarks, reads []Read) {
+	seen := make([]Seen, len(reads))
+	for i, r := range reads {
+		seen[i] = Identify(r)
+	}
+	h.PolledSeen(consumer, p, marks, seen)
+}
+
+// PolledSeen is Polled of records whose bytes were judged before.
+func (h *History) PolledSeen(consumer string, p Partition, marks Watermarks, reads []Seen) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.watermarks(consumer, p, marks)
@@ -60,10 +86,17 @@ func (h *History) Polled(consumer string, p Partition, marks Watermarks, reads [
 		consumer, len(reads), p, reads[0].Offset, reads[len(reads)-1].Offset, marks.High)
 	part := h.partition(p)
 	at := h.stream(stream{consumer, p})
+	level := h.isolation[consumer]
 	for i, r := range reads {
-		h.report.Reads++
 		h.judgePosition(consumer, part, at, r.Offset, i > 0)
-		h.judgeRecord(consumer, part, r)
+		if r.Control {
+			continue
+		}
+		h.report.Reads++
+		h.judgeRecord(consumer, part, r, level)
+	}
+	if last := reads[len(reads)-1].Offset; level == Committed && marks.LastStable >= 0 && last >= marks.LastStable {
+		h.anomaly(PrecommittedRead, "%s was given offset %d of %s with a last stable offset of %d", consumer, last, p, marks.LastStable)
 	}
 	if last := reads[len(reads)-1].Offset; marks.High >= 0 && last >= marks.High {
 		h.anomaly(ReadAhead, "%s was given offset %d of %s with a high watermark of %d", consumer, last, p, marks.High)
@@ -76,8 +109,8 @@ func (h *History) judgePosition(consumer string, part *partition, at *position, 
 	switch {
 	case offset < at.next:
 		h.anomaly(either(within, IntNonmonotonicPoll, NonmonotonicPoll), "%s was given offset %d of %s after %d", consumer, offset, part.name, at.next-1)
-	case offset > at.next:
-		if h.cfg.Gaps || h.cfg.Trims {
+	case at.next >= 0 && offset > at.next:
+		if (h.cfg.Gaps || h.cfg.Trims) && h.isolation[consumer] != Everything {
 			at.skips = append(at.skips, span{at.next, offset})
 		} else {
 			h.anomaly(either(within, IntPollSkip, PollSkip), "%s was given offset %d of %s instead of %d", consumer, offset, part.name, at.next)
@@ -87,30 +120,36 @@ func (h *History) judgePosition(consumer string, part *partition, at *position, 
 }
 
 // judgeRecord compares a record with what was sent and with what others have seen.
-func (h *History) judgeRecord(consumer string, part *partition, r Read) {
+func (h *History) judgeRecord(consumer string, part *partition, r Seen, level Isolation) {
 	if r.Offset < 0 {
 		h.anomaly(Phantom, "%s was given offset %d of %s", consumer, r.Offset, part.name)
 		return
 	}
-	v, err := decode(r.Record)
+	v := r.Value
 	switch {
-	case err != nil:
-		h.anomaly(Corrupt, "%s was given %s offset %d: %v", consumer, part.name, r.Offset, err)
+	case r.Bad != "":
+		h.anomaly(Corrupt, "%s was given %s offset %d: %s", consumer, part.name, r.Offset, r.Bad)
 		return
-	case v == 0 || v > Value(len(h.sends)) || h.sends[v-1].part != part:
-		h.anomaly(Phantom, "%s was given %s offset %d: value %d was never sent there", consumer, part.name, r.Offset, v)
+	case v == 0 || v > Value(len(h.sends)):
+		h.anomaly(Phantom, "%s was given %s offset %d: value %d was never sent", consumer, part.name, r.Offset, v)
+		return
+	case h.sends[v-1].part != part:
+		h.anomaly(strayKind(h.sends[v-1].part.name, part.name), "%s was given %s offset %d: value %d was sent to %s", consumer, part.name, r.Offset, v, h.sends[v-1].part.name)
 		return
 	}
 	s := &h.sends[v-1]
-	if int(s.size) != len(r.Record) {
-		h.anomaly(Corrupt, "%s was given %s offset %d: value %d has %d bytes and was sent with %d", consumer, part.name, r.Offset, v, len(r.Record), s.size)
+	if s.size != r.Size {
+		h.anomaly(Corrupt, "%s was given %s offset %d: value %d has %d bytes and was sent with %d", consumer, part.name, r.Offset, v, r.Size, s.size)
 	}
 	h.agree(part, r.Offset, v, consumer)
-	part.markRead(r.Offset)
+	part.markRead(r.Offset, level == Committed)
+	if level == Committed && s.txn != 0 {
+		h.judgeCommittedRead(consumer, v, r.Offset)
+	}
 	switch {
 	case s.readAt < 0:
 		s.readAt = r.Offset
-		if s.outcome == failed {
+		if s.outcome == failed && s.txn == 0 {
 			h.abortedRead(v)
 		}
 	case s.readAt != r.Offset:
@@ -197,6 +236,10 @@ func (h *History) ReadWhole(consumer string, p Partition, start, end int64) {
 		panic(fmt.Sprintf("history: %s has read %s from %d to %d, not from %d to %d", consumer, p, at.from, at.next, start, end))
 	}
 	h.trace("%s has read %s from %d to %d", consumer, p, start, end)
+	if h.isolation[consumer] == Committed {
+		h.partition(p).stable = &span{start, end}
+		return
+	}
 	h.partition(p).whole = &span{start, end}
 }
 

@@ -66,6 +66,7 @@ type send struct {
 	part     *partition
 	size     int32
 	outcome  outcome
+	txn      Txn   // 0: none; what becomes of the record is the transaction's outcome
 	offset   int64 // of the acknowledgement; -1: not known
 	readAt   int64 // the first offset at which it was read; -1: never
 }
@@ -86,6 +87,8 @@ type History struct {
 	pendings   map[order][]Value // sends in order whose outcome has not been judged yet
 	last       map[order]Value   // the last one acknowledged, of those that were judged
 	partitions map[Partition]*partition
+	txns       []txn // index: Txn - 1
+	isolation  map[string]Isolation
 	streams    map[stream]*position
 	marks      map[stream]*Watermarks
 	report     Report
@@ -99,6 +102,7 @@ func New(cfg Config) *History {
 		pendings:   map[order][]Value{},
 		last:       map[order]Value{},
 		partitions: map[Partition]*partition{},
+		isolation:  map[string]Isolation{},
 		streams:    map[stream]*position{},
 		marks:      map[stream]*Watermarks{},
 		report:     Report{Anomalies: map[Kind]*Anomaly{}},
@@ -110,13 +114,17 @@ func New(cfg Config) *History {
 func (h *History) Send(p Producer, to Partition, size int) Value {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	return h.send(p, 0, to, size)
+}
+
+func (h *History) send(p Producer, t Txn, to Partition, size int) Value {
 	who, ok := h.producers[p]
 	if !ok {
 		who = &p
 		h.producers[p] = who
 	}
 	part := h.partition(to)
-	h.sends = append(h.sends, send{producer: who, part: part, size: int32(size), offset: -1, readAt: -1})
+	h.sends = append(h.sends, send{producer: who, txn: t, part: part, size: int32(size), offset: -1, readAt: -1})
 	v := Value(len(h.sends))
 	o := order{who, part}
 	h.pendings[o] = append(h.pendings[o], v)
@@ -147,7 +155,7 @@ func (h *History) Failed(v Value, why error) {
 	s := h.resolve(v, failed)
 	h.report.Failed++
 	h.trace("%s hears that %d has failed: %v", s.producer.Name, v, why)
-	if s.readAt >= 0 {
+	if s.readAt >= 0 && s.txn == 0 {
 		h.abortedRead(v)
 	}
 	h.judgeOrder(order{s.producer, s.part}, false)

@@ -7,8 +7,9 @@ const pageSize = 1024
 
 // page is what is known of pageSize offsets.
 type page struct {
-	values [pageSize]Value // 0: nothing
-	read   [pageSize / 64]uint64
+	values    [pageSize]Value // 0: nothing
+	read      [pageSize / 64]uint64
+	committed [pageSize / 64]uint64 // read by consumers of committed records
 }
 
 // partition is what acknowledgements and reads have said of a partition. It is kept in
@@ -20,6 +21,7 @@ type partition struct {
 	readEnd  int64 // after the highest offset that was read
 	logStart int64 // the highest that was told
 	whole    *span // what was read completely at the end; nil: nothing
+	stable   *span // the same by a consumer of committed records
 }
 
 // span is a range of offsets, without its end.
@@ -54,9 +56,20 @@ func (p *partition) page(offset int64) *page {
 	return pg
 }
 
-func (p *partition) markRead(offset int64) {
+// readCommitted reports whether a consumer of committed records was given an offset.
+func (p *partition) readCommitted(offset int64) bool {
+	pg := p.pages[offset/pageSize]
 	i := offset % pageSize
-	p.page(offset).read[i/64] |= 1 << (i % 64)
+	return pg != nil && offset >= 0 && pg.committed[i/64]&(1<<(i%64)) != 0
+}
+
+func (p *partition) markRead(offset int64, committed bool) {
+	i := offset % pageSize
+	pg := p.page(offset)
+	pg.read[i/64] |= 1 << (i % 64)
+	if committed {
+		pg.committed[i/64] |= 1 << (i % 64)
+	}
 	p.readEnd = max(p.readEnd, offset+1)
 }
 

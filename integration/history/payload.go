@@ -36,6 +36,16 @@ func mix(x uint64) uint64 {
 	return x ^ x>>31
 }
 
+// Identify says which record's bytes a read has.
+func Identify(r Read) Seen {
+	v, err := decode(r.Record)
+	seen := Seen{Offset: r.Offset, Value: v, Size: int32(len(r.Record))}
+	if err != nil {
+		seen.Bad = err.Error()
+	}
+	return seen
+}
+
 // decode returns the value of a record, and an error unless all its bytes are the value's.
 func decode(b []byte) (Value, error) {
 	if len(b) < MinSize {
