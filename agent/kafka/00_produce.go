@@ -41,6 +41,7 @@ type production struct {
 	h        *Handler
 	version  int16
 	acks     int16
+	client   string // its id
 	topics   []producedTopic
 	parts    []producedPart // of all topics, in order
 	accepted []*AppendBatch
@@ -64,7 +65,7 @@ type producedPart struct {
 	appended int64        // LogAppendTime in milliseconds; -1 with CreateTime
 }
 
-func (h *Handler) produce(ctx context.Context, _ *protocol.Conn, r *protocol.Request) *protocol.Pending {
+func (h *Handler) produce(ctx context.Context, c *protocol.Conn, r *protocol.Request) *protocol.Pending {
 	req, err := protocol.DecodeProduce(r.Version, r.Body)
 	if err != nil {
 		return malformed()
@@ -79,12 +80,13 @@ func (h *Handler) produce(ctx context.Context, _ *protocol.Conn, r *protocol.Req
 			entries.Release()
 		}
 	}()
-	p := &production{h: h, version: r.Version, acks: req.Acks, charge: r.Charge, parts: make([]producedPart, 0, req.Partitions),
+	p := &production{h: h, version: r.Version, acks: req.Acks, client: r.ClientID, charge: r.Charge, parts: make([]producedPart, 0, req.Partitions),
 		topics: make([]producedTopic, 0, req.NumTopics)}
 	p.accept(ctx, &req)
 	if len(p.accepted) == 0 {
 		return protocol.Answer(p.response(false))
 	}
+	h.Zones.Produced(h.asker(c, r.ClientID, "").zone, p.bytes())
 	p.pending = protocol.NewPending()
 	r.TakeCharge() // the batches alias the frame, even after a timeout's answer
 	p.releaseFrame(len(r.Body))
@@ -100,6 +102,14 @@ func (h *Handler) produce(ctx context.Context, _ *protocol.Conn, r *protocol.Req
 		entries.Release()
 	})
 	return p.pending
+}
+
+// bytes returns the size of the accepted batches.
+func (p *production) bytes() (n int) {
+	for _, b := range p.accepted {
+		n += len(b.Data)
+	}
+	return n
 }
 
 // maxProduceWait stands in for a timeout of 0 or less, for which Kafka has no use unless
@@ -205,7 +215,7 @@ func (p *production) check(b *AppendBatch, t *catalogue.Topic, s *topicconfig.Se
 	if !ok {
 		return kerr.UnknownTopicOrPartition
 	}
-	b.Partition, b.Shard = ref.TopicPartition, ref.Shard
+	b.Partition, b.Shard, b.Client = ref.TopicPartition, ref.Shard, p.client
 	info, err := batch.Validate(part.Records, rules)
 	if err != nil {
 		return err

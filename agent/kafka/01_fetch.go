@@ -19,8 +19,8 @@ import (
 //
 //   - v5: log start (KIP-107); v7: sessions (KIP-227), see fetch_session.go
 //   - v9: leader epochs (KIP-320); v10: zstd (KIP-110), which all v4+ clients get here, too
-//   - v11: racks (KIP-392): a consumer that asks the leader, and has a replica that it is
-//     told of in its own zone, is sent there
+//   - v11: racks (KIP-392): a consumer in a zone that has agents is sent there, and never
+//     away from there (zones.go)
 //   - v12: flexible. Diverging epochs are for followers alone, in Kafka as well (KIP-595)
 //   - v13: topic ids (KIP-516). A name cannot stand for two ids here, so
 //     INCONSISTENT_TOPIC_ID is never answered: a re-created topic has UNKNOWN_TOPIC_ID
@@ -28,11 +28,12 @@ import (
 //     (KIP-1166): followers' fields. There are none: CLUSTER_AUTHORIZATION_FAILED
 //   - v16: where the leader is, when the epoch is wrong (KIP-951)
 
-func (h *Handler) fetch(ctx context.Context, _ *protocol.Conn, r *protocol.Request) *protocol.Pending {
+func (h *Handler) fetch(ctx context.Context, c *protocol.Conn, r *protocol.Request) *protocol.Pending {
 	req, err := protocol.DecodeRequest(r)
 	if err != nil {
 		return malformed()
 	}
+	who := h.asker(c, r.ClientID, rackTold(req))
 	r.Charge.Release() // the decoded request has its own memory: see fetch_memory.go
 	g := &grant{budgets: &h.fetched}
 	handed := false
@@ -41,13 +42,13 @@ func (h *Handler) fetch(ctx context.Context, _ *protocol.Conn, r *protocol.Reque
 			g.release()
 		}
 	}()
-	resp := h.fetchRecords(ctx, req.(*kmsg.FetchRequest), g)
+	resp := h.fetchRecords(ctx, who, req.(*kmsg.FetchRequest), g)
 	out := protocol.Response{Buffers: resp.encode(), ErrorCode: resp.firstError(), Release: g.release}
 	handed = true
 	return protocol.Answer(out)
 }
 
-func (h *Handler) fetchRecords(ctx context.Context, req *kmsg.FetchRequest, g *grant) *fetchResponse {
+func (h *Handler) fetchRecords(ctx context.Context, who asker, req *kmsg.FetchRequest, g *grant) *fetchResponse {
 	resp := &fetchResponse{Version: req.Version, ReadCommitted: req.IsolationLevel == readCommitted}
 	if req.ReplicaID >= 0 && req.Version < 15 || req.ReplicaState.ID >= 0 && req.Version >= 15 {
 		return resp.refuse(req, kerr.ClusterAuthorizationFailed.Code)
@@ -57,7 +58,7 @@ func (h *Handler) fetchRecords(ctx context.Context, req *kmsg.FetchRequest, g *g
 		resp.Code = code
 		return resp
 	}
-	f := h.newFetching(req, scope.wants, g)
+	f := h.newFetching(who, req, scope.wants, g)
 	ctx, done := scope.begin(ctx)
 	defer done()
 	state, wait := h.waitCharge(ctx, len(scope.wants), f.maxWait)
@@ -143,23 +144,21 @@ type fetching struct {
 	at      []int // the results that the parts of read are for
 	news    bool  // some result is there already, so there is nothing to wait for
 
-	view   view
-	nearby []Agent // agents in the client's zone, unless this one is
+	view *view
+	away bool // the client's zone has other agents, and this one is not of it
 }
 
 // newFetching prepares a fetch. Numbers that make no sense are taken for the nearest that
 // do, as in Kafka.
-func (h *Handler) newFetching(req *kmsg.FetchRequest, wants []fetchWant, g *grant) *fetching {
+func (h *Handler) newFetching(who asker, req *kmsg.FetchRequest, wants []fetchWant, g *grant) *fetching {
 	most := h.settings.FetchMaxBytes
-	f := &fetching{h: h, version: req.Version, grant: g, wants: wants, view: h.view(),
+	f := &fetching{h: h, version: req.Version, grant: g, wants: wants, view: h.view(who),
 		minBytes: min(max(int(req.MinBytes), 0), most), maxBytes: min(max(int(req.MaxBytes), 0), most),
 		maxWait:       min(time.Duration(max(req.MaxWaitMillis, 0))*time.Millisecond, h.settings.FetchMaxWait),
 		readCommitted: req.IsolationLevel == readCommitted,
 		results:       make([]fetchResponsePartition, len(wants)),
 		read:          make([]FetchPartition, 0, len(wants)), at: make([]int, 0, len(wants))}
-	if req.Version >= 11 && req.Rack != "" {
-		f.nearby = f.view.inZone(req.Rack)
-	}
+	f.away = req.Version >= 11 && f.view.away()
 	return f
 }
 
@@ -186,6 +185,7 @@ func (f *fetching) run(ctx context.Context, resp *fetchResponse) []fetchResponse
 		f.news = f.news || f.results[i].Code != 0 || f.results[i].PreferredNode >= 0
 	}
 	if len(f.read) > 0 {
+		fetched := 0
 		for k, res := range f.h.Reader.Fetch(ctx, f.request()) {
 			f.results[f.at[k]].FetchResult = res
 			n := 0
@@ -194,7 +194,11 @@ func (f *fetching) run(ctx context.Context, resp *fetchResponse) []fetchResponse
 			}
 			if n > 0 {
 				f.h.Traffic.Fetched(f.read[k].Topic, n)
+				fetched += n
 			}
+		}
+		if fetched > 0 {
+			f.h.Zones.Fetched(f.view.asker.zone, fetched)
 		}
 	}
 	return f.results
@@ -212,11 +216,8 @@ func (f *fetching) partition(i int, t *catalogue.Topic, resp *fetchResponse) {
 		f.tellLeader(p, out, resp)
 		return
 	}
-	if len(f.nearby) > 0 {
-		if leader, _ := f.view.leader(p.Shard); leader == f.h.Cluster.Self() {
-			out.PreferredNode = f.view.preferred(t, p.TopicPartition, f.nearby)
-		}
-		if out.PreferredNode >= 0 {
+	if f.away {
+		if out.PreferredNode = f.view.preferred(p.Shard); out.PreferredNode >= 0 {
 			return
 		}
 	}
@@ -256,40 +257,4 @@ func (f *fetching) request() FetchRequest {
 		q.MinBytes, q.MaxWait = 0, 0
 	}
 	return q
-}
-
-// inZone returns the agents of a zone, none if this agent is one of them.
-func (v view) inZone(zone string) []Agent {
-	var in []Agent
-	for _, a := range v.agents {
-		if a.Rack != zone {
-			continue
-		}
-		if a.NodeID == v.h.Cluster.Self() {
-			return nil
-		}
-		in = append(in, a)
-	}
-	return in
-}
-
-// nearest picks one of the agents, the same for a partition as long as it lives, so that
-// each agent's cache holds its own partitions (rendezvous hashing). -1: there is none.
-func nearest(agents []Agent, tp tiering.TopicPartition) int32 {
-	node, best := int32(-1), uint64(0)
-	for _, a := range agents {
-		h := uint64(14695981039346656037) // FNV-1a, its bits mixed once more
-		for _, b := range tp.Topic {
-			h = (h ^ uint64(b)) * 1099511628211
-		}
-		h = (h ^ uint64(uint32(tp.Partition))) * 1099511628211
-		h = (h ^ uint64(uint32(a.NodeID))) * 1099511628211
-		h ^= h >> 32
-		h *= 0xd6e8feb86659fd93
-		h ^= h >> 32
-		if node < 0 || h > best {
-			node, best = a.NodeID, h
-		}
-	}
-	return node
 }

@@ -15,7 +15,9 @@ import (
 //
 // The live agents, with those that ended a few seconds ago (their partitions have other leaders
 // already, but clients must not let go of them too soon, see Cluster), and the asked-for topics, all topics where the list is null (v0: empty).
-// Every partition has a leader as long as an agent lives. Missing topics are created if the
+// Every partition has a leader as long as an agent lives: one of the client's zone where that
+// is known and has agents (zones.go), and else the shard's. Agents have the addresses of the
+// listener that is asked; those that do not listen there are left out. Missing topics are created if the
 // request and auto.create.topics.enable allow it, and are in the answer at once.
 //
 //   - v1: controller, racks; v2: cluster id; v5: offline replicas, always none
@@ -24,10 +26,10 @@ import (
 //   - v9: flexible; v10: topic ids in responses, v12: in requests (KIP-516)
 //   - v11: no cluster operations (KIP-700); v13: top-level error (KIP-1102)
 
-func (h *Handler) metadata(ctx context.Context, req *kmsg.MetadataRequest) kmsg.Response {
+func (h *Handler) metadata(ctx context.Context, who asker, req *kmsg.MetadataRequest) kmsg.Response {
 	resp := req.ResponseKind().(*kmsg.MetadataResponse)
-	v := h.view()
-	for _, a := range h.Cluster.Familiar() {
+	v := h.view(who)
+	for _, a := range v.everybody() {
 		b := kmsg.NewMetadataResponseBroker()
 		b.NodeID, b.Host, b.Port = a.NodeID, a.Host, a.Port
 		if a.Rack != "" {
@@ -153,7 +155,7 @@ func (h *Handler) createMissing(ctx context.Context, answers []topicAnswer) {
 	_ = h.Changes.WaitRevision(ctx, revision)
 }
 
-func (a *topicAnswer) response(v view, req *kmsg.MetadataRequest) kmsg.MetadataResponseTopic {
+func (a *topicAnswer) response(v *view, req *kmsg.MetadataRequest) kmsg.MetadataResponseTopic {
 	out := kmsg.NewMetadataResponseTopic()
 	out.AuthorizedOperations = noOperations
 	if a.err != nil || a.topic == nil {
@@ -179,7 +181,7 @@ func (a *topicAnswer) response(v view, req *kmsg.MetadataRequest) kmsg.MetadataR
 		if leader < 0 {
 			p.ErrorCode = kerr.LeaderNotAvailable.Code
 		}
-		p.Replicas = v.replicas(t, leader)
+		p.Replicas = v.replicas(t, ref.Shard, leader)
 		p.ISR = p.Replicas
 		p.OfflineReplicas = []int32{}
 		out.Partitions = append(out.Partitions, p)

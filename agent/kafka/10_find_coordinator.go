@@ -12,7 +12,8 @@ import (
 // FindCoordinator: v0-6
 //
 // The coordinator of a group, and of a transactional id, is the agent that leads the shard
-// of its name's hash.
+// of its name's hash, in whatever zone that is: only it can answer. If it does not listen
+// where the client asks, COORDINATOR_NOT_AVAILABLE.
 //
 //   - v1: transactional ids (KIP-98); v3: flexible; v4: many keys at once (KIP-699)
 //   - v5: TRANSACTION_ABORTABLE, never answered here (KIP-890)
@@ -23,9 +24,9 @@ const (
 	coordinatorOfTxn   = 1
 )
 
-func (h *Handler) findCoordinator(_ context.Context, req *kmsg.FindCoordinatorRequest) kmsg.Response {
+func (h *Handler) findCoordinator(_ context.Context, who asker, req *kmsg.FindCoordinatorRequest) kmsg.Response {
 	resp := req.ResponseKind().(*kmsg.FindCoordinatorResponse)
-	v := h.view()
+	v := h.view(who)
 	if req.Version >= 4 {
 		resp.Coordinators = make([]kmsg.FindCoordinatorResponseCoordinator, 0, len(req.CoordinatorKeys))
 		for _, key := range req.CoordinatorKeys {
@@ -39,7 +40,7 @@ func (h *Handler) findCoordinator(_ context.Context, req *kmsg.FindCoordinatorRe
 	return resp
 }
 
-func (v view) coordinator(key string, kind int8) kmsg.FindCoordinatorResponseCoordinator {
+func (v *view) coordinator(key string, kind int8) kmsg.FindCoordinatorResponseCoordinator {
 	c := kmsg.NewFindCoordinatorResponseCoordinator()
 	c.Key, c.NodeID, c.Port = key, -1, -1
 	if kind != coordinatorOfGroup && kind != coordinatorOfTxn {
@@ -47,13 +48,12 @@ func (v view) coordinator(key string, kind int8) kmsg.FindCoordinatorResponseCoo
 		c.ErrorMessage = kmsg.StringPtr("the coordinators served are those of groups (0) and of transactions (1)")
 		return c
 	}
-	node, _ := v.leader(tiering.ShardOfName(key, v.h.Cluster.Shards()))
-	i := v.index(node)
+	i := v.index(v.coordinates(tiering.ShardOfName(key, v.h.Cluster.Shards())))
 	if i < 0 {
 		c.ErrorCode = kerr.CoordinatorNotAvailable.Code
 		c.ErrorMessage = kmsg.StringPtr(kerr.CoordinatorNotAvailable.Description)
 		return c
 	}
-	c.NodeID, c.Host, c.Port = node, v.agents[i].Host, v.agents[i].Port
+	c.NodeID, c.Host, c.Port = v.agents[i].NodeID, v.agents[i].Host, v.agents[i].Port
 	return c
 }

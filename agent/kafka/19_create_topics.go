@@ -33,7 +33,7 @@ func (h *Handler) createTopics(ctx context.Context, req *kmsg.CreateTopicsReques
 	}
 	var topics []catalogue.NewTopic
 	var at []int // where in the response they belong
-	v := h.view()
+	v := h.view(asker{listener: DefaultListener})
 	for i := range req.Topics {
 		in := &req.Topics[i]
 		out := kmsg.NewCreateTopicsResponseTopic()
@@ -80,7 +80,7 @@ func failTopic(out *kmsg.CreateTopicsResponseTopic, err error) {
 }
 
 // newTopic checks what the catalogue does not.
-func (h *Handler) newTopic(v view, in *kmsg.CreateTopicsRequestTopic) (catalogue.NewTopic, error) {
+func (h *Handler) newTopic(v *view, in *kmsg.CreateTopicsRequestTopic) (catalogue.NewTopic, error) {
 	t := catalogue.NewTopic{Name: in.Topic, Partitions: in.NumPartitions, ReplicationFactor: in.ReplicationFactor}
 	if err := catalogue.ValidateTopicName(in.Topic); err != nil {
 		return t, err
@@ -121,7 +121,7 @@ func (h *Handler) newTopic(v view, in *kmsg.CreateTopicsRequestTopic) (catalogue
 
 // checkAssignments applies Kafka's rules for manual assignments: partitions from 0 up
 // without a gap, each on the same number of different agents that are there.
-func (v view) checkAssignments(in *kmsg.CreateTopicsRequestTopic) error {
+func (v *view) checkAssignments(in *kmsg.CreateTopicsRequestTopic) error {
 	switch {
 	case in.NumPartitions != -1:
 		return refuse(kerr.InvalidRequest, "A manual partition assignment was specified, but numPartitions was not set to -1.")
@@ -145,7 +145,7 @@ func (v view) checkAssignments(in *kmsg.CreateTopicsRequestTopic) error {
 	return nil
 }
 
-func (v view) checkAssignment(nodes []int32, want int) error {
+func (v *view) checkAssignment(nodes []int32, want int) error {
 	switch {
 	case len(nodes) == 0:
 		return refuse(kerr.InvalidReplicaAssignment, "The manual partition assignment includes an empty replica list.")

@@ -22,7 +22,7 @@ func (h *Handler) describeLogDirs(ctx context.Context, req *kmsg.DescribeLogDirs
 	dir.Dir, dir.TotalBytes, dir.UsableBytes = h.settings.StoreName, -1, -1
 
 	var refs []Partition
-	v := h.view()
+	v := h.view(asker{listener: DefaultListener})
 	add := func(t *catalogue.Topic, partitions []int32) {
 		out := kmsg.NewDescribeLogDirsResponseDirTopic()
 		out.Topic = t.Name

@@ -25,7 +25,7 @@ func (h *Handler) createPartitions(ctx context.Context, req *kmsg.CreatePartitio
 	}
 	resp.Topics = make([]kmsg.CreatePartitionsResponseTopic, len(req.Topics))
 	revisions := make([]int64, len(req.Topics))
-	v := h.view()
+	v := h.view(asker{listener: DefaultListener})
 	each(len(req.Topics), func(i int) {
 		in, out := &req.Topics[i], &resp.Topics[i]
 		*out = kmsg.NewCreatePartitionsResponseTopic()
@@ -48,7 +48,7 @@ func (h *Handler) createPartitions(ctx context.Context, req *kmsg.CreatePartitio
 
 // grow judges by the store's state, not by a copy that may lag: SetPartitions decides
 // once more, in the same transaction that changes the topic.
-func (h *Handler) grow(ctx context.Context, v view, in *kmsg.CreatePartitionsRequestTopic, validateOnly bool) (revision int64, err error) {
+func (h *Handler) grow(ctx context.Context, v *view, in *kmsg.CreatePartitionsRequestTopic, validateOnly bool) (revision int64, err error) {
 	t, err := h.Topics.Find(ctx, in.Topic)
 	if err != nil {
 		return 0, err
@@ -60,7 +60,7 @@ func (h *Handler) grow(ctx context.Context, v view, in *kmsg.CreatePartitionsReq
 	return c.Revision, err
 }
 
-func (h *Handler) checkGrowth(v view, t *catalogue.Topic, in *kmsg.CreatePartitionsRequestTopic) error {
+func (h *Handler) checkGrowth(v *view, t *catalogue.Topic, in *kmsg.CreatePartitionsRequestTopic) error {
 	switch {
 	case in.Count == t.Partitions:
 		return refuse(kerr.InvalidPartitions, "Topic already has %d partition(s).", t.Partitions)

@@ -9,7 +9,7 @@ import (
 
 // DescribeCluster: v0-2 (KIP-700)
 //
-// The live agents. Floe has no separate controllers, and no agent is ever fenced: one
+// The live agents, with the addresses of the listener that is asked. Floe has no separate controllers, and no agent is ever fenced: one
 // whose session ended is gone.
 //
 //   - v1: endpoint type (KIP-919): only brokers are served here
@@ -20,7 +20,7 @@ const (
 	endpointControllers = 2
 )
 
-func (h *Handler) describeCluster(_ context.Context, req *kmsg.DescribeClusterRequest) kmsg.Response {
+func (h *Handler) describeCluster(_ context.Context, who asker, req *kmsg.DescribeClusterRequest) kmsg.Response {
 	resp := req.ResponseKind().(*kmsg.DescribeClusterResponse)
 	resp.ClusterAuthorizedOperations = noOperations
 	if req.Version >= 1 && req.EndpointType != endpointBrokers {
@@ -32,7 +32,7 @@ func (h *Handler) describeCluster(_ context.Context, req *kmsg.DescribeClusterRe
 		return resp
 	}
 	resp.EndpointType = endpointBrokers
-	v := h.view()
+	v := h.view(who)
 	resp.ClusterID, resp.ControllerID = h.Cluster.ClusterID(), v.controller()
 	if req.IncludeClusterAuthorizedOperations {
 		resp.ClusterAuthorizedOperations = clusterOperations

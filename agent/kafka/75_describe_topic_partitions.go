@@ -19,7 +19,7 @@ import (
 // max.request.partition.size.limit does. More would make responses of megabytes.
 const responsePartitions = 2000
 
-func (h *Handler) describeTopicPartitions(ctx context.Context, req *kmsg.DescribeTopicPartitionsRequest) kmsg.Response {
+func (h *Handler) describeTopicPartitions(ctx context.Context, who asker, req *kmsg.DescribeTopicPartitionsRequest) kmsg.Response {
 	resp := req.ResponseKind().(*kmsg.DescribeTopicPartitionsResponse)
 	from, first := "", int32(0)
 	if c := req.Cursor; c != nil {
@@ -33,7 +33,7 @@ func (h *Handler) describeTopicPartitions(ctx context.Context, req *kmsg.Describ
 	} else {
 		answers = h.topicsFrom(ctx, req, from)
 	}
-	v := h.view()
+	v := h.view(who)
 	left := min(max(req.ResponsePartitionLimit, 1), responsePartitions)
 	for _, a := range answers {
 		start := int32(0)
@@ -97,7 +97,7 @@ func (h *Handler) topicsFrom(ctx context.Context, req *kmsg.DescribeTopicPartiti
 
 // describe answers for up to limit partitions of a topic. next is where to go on, -1 at
 // the topic's end.
-func (a *topicAnswer) describe(v view, start, limit int32) (out kmsg.DescribeTopicPartitionsResponseTopic, taken, next int32) {
+func (a *topicAnswer) describe(v *view, start, limit int32) (out kmsg.DescribeTopicPartitionsResponseTopic, taken, next int32) {
 	out = kmsg.NewDescribeTopicPartitionsResponseTopic()
 	out.Topic, out.AuthorizedOperations = kmsg.StringPtr(a.answerName()), noOperations
 	if a.err != nil || a.topic == nil {
@@ -115,7 +115,7 @@ func (a *topicAnswer) describe(v view, start, limit int32) (out kmsg.DescribeTop
 		if leader < 0 {
 			o.ErrorCode = kerr.LeaderNotAvailable.Code
 		}
-		o.Replicas = v.replicas(t, leader)
+		o.Replicas = v.replicas(t, ref.Shard, leader)
 		o.ISR, o.OfflineReplicas = o.Replicas, []int32{}
 		// Null is allowed for these two (KIP-966), but Java's admin client reads them
 		// without a look.

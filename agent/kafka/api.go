@@ -29,10 +29,10 @@ var apis = []api{
 	{key: 0, min: 3, max: 13, flexible: 9, advertised: 0, raw: (*Handler).produce},
 	{key: 1, min: 4, max: 18, flexible: 12, advertised: 4, raw: (*Handler).fetch},
 	{key: 2, min: 1, max: 11, flexible: 6, advertised: 1, serve: decoded((*Handler).listOffsets)},
-	{key: 3, min: 0, max: 13, flexible: 9, advertised: 0, serve: decoded((*Handler).metadata)},
+	{key: 3, min: 0, max: 13, flexible: 9, advertised: 0, raw: asked((*Handler).metadata)},
 	{key: 8, min: 2, max: 10, flexible: 8, advertised: 2, raw: coordinated((*Handler).offsetCommit)},
 	{key: 9, min: 1, max: 10, flexible: 6, advertised: 1, raw: coordinated((*Handler).offsetFetch)},
-	{key: 10, min: 0, max: 6, flexible: 3, advertised: 0, serve: decoded((*Handler).findCoordinator)},
+	{key: 10, min: 0, max: 6, flexible: 3, advertised: 0, raw: asked((*Handler).findCoordinator)},
 	{key: 11, min: 0, max: 9, flexible: 6, advertised: 0, raw: coordinated((*Handler).joinGroup)},
 	{key: 12, min: 0, max: 4, flexible: 4, advertised: 0, raw: coordinated((*Handler).heartbeat)},
 	{key: 13, min: 0, max: 5, flexible: 4, advertised: 0, raw: coordinated((*Handler).leaveGroup)},
@@ -57,18 +57,29 @@ var apis = []api{
 	{key: 42, min: 0, max: 3, flexible: 2, advertised: 0, raw: coordinated((*Handler).deleteGroups)},
 	{key: 44, min: 0, max: 1, flexible: 1, advertised: 0, serve: decoded((*Handler).incrementalAlterConfigs)},
 	{key: 47, min: 0, max: 0, flexible: 1, advertised: 0, raw: coordinated((*Handler).offsetDelete)},
-	{key: 60, min: 0, max: 2, flexible: 0, advertised: 0, serve: decoded((*Handler).describeCluster)},
+	{key: 60, min: 0, max: 2, flexible: 0, advertised: 0, raw: asked((*Handler).describeCluster)},
 	{key: 61, min: 0, max: 0, flexible: 0, advertised: 0, serve: decoded((*Handler).describeProducers)},
 	{key: 65, min: 0, max: 0, flexible: 0, advertised: 0, raw: coordinated((*Handler).describeTransactions)},
 	{key: 66, min: 0, max: 2, flexible: 0, advertised: 0, raw: coordinated((*Handler).listTransactions)},
 	{key: 68, min: 0, max: 1, flexible: 0, advertised: 0, raw: coordinated((*Handler).consumerGroupHeartbeat)},
 	{key: 69, min: 0, max: 1, flexible: 0, advertised: 0, raw: coordinated((*Handler).consumerGroupDescribe)},
-	{key: 75, min: 0, max: 0, flexible: 0, advertised: 0, serve: decoded((*Handler).describeTopicPartitions)},
+	{key: 75, min: 0, max: 0, flexible: 0, advertised: 0, raw: asked((*Handler).describeTopicPartitions)},
 }
 
 // decoded adapts a handler of one kind of request.
 func decoded[R kmsg.Request](f func(*Handler, context.Context, R) kmsg.Response) func(*Handler, context.Context, kmsg.Request) kmsg.Response {
 	return func(h *Handler, ctx context.Context, req kmsg.Request) kmsg.Response { return f(h, ctx, req.(R)) }
+}
+
+// asked adapts a handler of one kind of request whose answer depends on who asks.
+func asked[R kmsg.Request](f func(*Handler, context.Context, asker, R) kmsg.Response) func(*Handler, context.Context, *protocol.Conn, *protocol.Request) *protocol.Pending {
+	return func(h *Handler, ctx context.Context, c *protocol.Conn, r *protocol.Request) *protocol.Pending {
+		req, err := protocol.DecodeRequest(r)
+		if err != nil {
+			return malformed()
+		}
+		return answer(f(h, ctx, h.asker(c, r.ClientID, ""), req.(R)))
+	}
 }
 
 // coordinated adapts a handler of one kind of request that coordinators are told the sender of.
@@ -77,6 +88,9 @@ func coordinated[R kmsg.Request](f func(*Handler, context.Context, From, R) kmsg
 		req, err := protocol.DecodeRequest(r)
 		if err != nil {
 			return malformed()
+		}
+		if rack := rackTold(req); rack != "" {
+			h.asker(c, r.ClientID, rack) // which the connection remembers
 		}
 		return answer(f(h, ctx, sender(c, r), req.(R)))
 	}

@@ -96,13 +96,21 @@ func (l *memlog) List(_ context.Context, qs []kafka.OffsetQuery) []kafka.OffsetA
 	return out
 }
 
-// listen serves the world's handler on a socket and returns its address.
+// listen serves the world's handler on a socket, as the one agent that there is, and returns
+// its address.
 func (w *world) listen() string {
+	addr := w.listenAs(kafka.DefaultListener)
+	w.cluster.agents = []kafka.Agent{agentAt(1, "127.0.0.1", int32(addr.Port), "zone-a")}
+	return addr.String()
+}
+
+// listenAs serves the world's handler on a listener of that name.
+func (w *world) listenAs(name string) *net.TCPAddr {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	s, err := protocol.NewServer(ln, w.h, protocol.Config{Name: "test", Log: slog.New(slog.DiscardHandler),
+	s, err := protocol.NewServer(ln, w.h, protocol.Config{Name: name, Log: slog.New(slog.DiscardHandler),
 		ProduceBudget: protocol.NewBudget(256 << 20), ControlBudget: protocol.NewBudget(256 << 20)})
 	if err != nil {
 		w.t.Fatal(err)
@@ -117,9 +125,7 @@ func (w *world) listen() string {
 		}
 		<-served
 	})
-	addr := ln.Addr().(*net.TCPAddr)
-	w.cluster.agents = []kafka.Agent{{NodeID: 1, Host: "127.0.0.1", Port: int32(addr.Port), Rack: "zone-a"}}
-	return addr.String()
+	return ln.Addr().(*net.TCPAddr)
 }
 
 // A real client, with the versions of several Kafka releases: what it produces to a topic

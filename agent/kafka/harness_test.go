@@ -2,6 +2,7 @@ package kafka_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"slices"
@@ -66,9 +67,10 @@ func newWorldOf(t testing.TB, log *memlog, change ...func(*kafka.Settings)) *wor
 	}
 	w := &world{t: t, ctx: ctx, topics: topics, store: store, clock: time.UnixMilli(1_700_000_000_000),
 		cluster: &cluster{id: id.ID, self: 1, epochs: map[tiering.ShardID]tiering.LeaderEpoch{}, leaders: map[tiering.ShardID]int32{},
-			agents: []kafka.Agent{{1, "a.example", 9092, "zone-a"}, {2, "b.example", 9093, "zone-b"}, {3, "c.example", 9094, ""}}},
+			agents: []kafka.Agent{agentAt(1, "a.example", 9092, "zone-a"), agentAt(2, "b.example", 9093, "zone-b"), agentAt(3, "c.example", 9094, "")}},
 		prod: &producer{}, reader: &reader{}, offsets: &offsets{}, groups: newGroups(), txns: &transactions{}}
 	s := kafka.DefaultSettings()
+	s.Zone = "zone-a"
 	for _, f := range change {
 		f(&s)
 	}
@@ -163,9 +165,14 @@ func answered[R kmsg.Response](w *world, req kmsg.Request, p *protocol.Pending) 
 	return resp.(R)
 }
 
+func agentAt(node int32, host string, port int32, rack string) kafka.Agent {
+	return kafka.Agent{NodeID: node, Host: host, Port: port, Rack: rack}
+}
+
 type cluster struct {
 	id      string
 	self    int32
+	shards  uint32 // 0: 4
 	agents  []kafka.Agent
 	parted  []kafka.Agent
 	epochs  map[tiering.ShardID]tiering.LeaderEpoch
@@ -174,7 +181,7 @@ type cluster struct {
 
 func (c *cluster) ClusterID() string     { return c.id }
 func (c *cluster) Self() int32           { return c.self }
-func (c *cluster) Shards() uint32        { return 4 }
+func (c *cluster) Shards() uint32        { return cmp.Or(c.shards, 4) }
 func (c *cluster) Agents() []kafka.Agent { return c.agents }
 
 func (c *cluster) Familiar() []kafka.Agent { return append(slices.Clone(c.agents), c.parted...) }

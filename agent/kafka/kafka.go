@@ -23,6 +23,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -79,6 +80,12 @@ type Settings struct {
 	// ConsumerAssignors are the names of the assignors of consumer groups, the first for those
 	// that ask for none (group.consumer.assignors). None stand for Kafka's.
 	ConsumerAssignors []string
+
+	// Zone is this agent's own zone; empty: none.
+	Zone string
+	// ClientZones says by listener how the zone of its clients is found; those that are not
+	// named have ZoneOfClient.
+	ClientZones map[string]ClientZone
 
 	// StoreName is what DescribeLogDirs calls the object store. No credentials.
 	StoreName string
@@ -140,6 +147,11 @@ func (s Settings) Validate() error {
 		return fmt.Errorf("group.consumer session timeout %v and heartbeat interval %v: want each default between its least and most, and the session longer",
 			session, heartbeat)
 	}
+	for listener, mode := range s.ClientZones {
+		if !slices.Contains(ClientZones(), mode) {
+			return fmt.Errorf("zone of clients of listener %s is found by %q: want one of %v", listener, mode, ClientZones())
+		}
+	}
 	if err := topicconfig.Validate(s.TopicDefaults, nil); err != nil {
 		return fmt.Errorf("default topic configs: %w", err)
 	}
@@ -164,6 +176,8 @@ type Handler struct {
 	entries  *protocol.Budget // of the topics and partitions of produce requests
 	waiting  *protocol.Budget // of fetches, but their records
 	fetched  fetchBudgets     // of the records in answers
+
+	directory directory
 }
 
 // New returns a Handler, or says what is missing or wrong.
@@ -181,6 +195,9 @@ func New(parts Parts, cfg Config) (*Handler, error) {
 	}
 	if parts.Traffic == nil {
 		parts.Traffic = noTraffic{}
+	}
+	if parts.Zones == nil {
+		parts.Zones = noZones{}
 	}
 	h := &Handler{Parts: parts, settings: cfg.Settings, apis: apis, now: cfg.Now, entries: protocol.NewBudget(entriesMemory)}
 	h.waiting = protocol.NewBudget(waitingMemory)

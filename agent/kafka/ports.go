@@ -23,7 +23,8 @@ type Parts struct {
 	Groups       Groups
 	Transactions Transactions
 
-	Traffic Traffic // nil: nobody counts
+	Traffic Traffic     // nil: nobody counts
+	Zones   ZoneTraffic // likewise
 }
 
 // Traffic counts the bytes of record batches that clients move, by topic. Its methods must
@@ -37,6 +38,18 @@ type noTraffic struct{}
 
 func (noTraffic) Produced(tiering.TopicID, int) {}
 func (noTraffic) Fetched(tiering.TopicID, int)  {}
+
+// ZoneTraffic counts the bytes of record batches that clients move, by the client's zone,
+// which is empty where it is not known. Its methods must return quickly.
+type ZoneTraffic interface {
+	Produced(zone string, bytes int) // taken over, whatever becomes of them
+	Fetched(zone string, bytes int)
+}
+
+type noZones struct{}
+
+func (noZones) Produced(string, int) {}
+func (noZones) Fetched(string, int)  {}
 
 // Topics looks topics up. A catalogue.Catalogue is one.
 type Topics interface {
@@ -69,6 +82,19 @@ type Agent struct {
 	Host   string
 	Port   int32
 	Rack   string // its zone; empty for none
+
+	// Listeners are its addresses on listeners other than the default, by their names.
+	Listeners map[string]Address
+	// NotLeader and NotReplica keep clients' records away from an agent that is there for
+	// other work: as long as there are others, it is named as no partition's leader, or
+	// consumers are not sent to it (KIP-392).
+	NotLeader, NotReplica bool
+}
+
+// Address is where clients connect to.
+type Address struct {
+	Host string
+	Port int32
 }
 
 // Cluster knows who is there. Its answers come from memory.
@@ -101,6 +127,7 @@ type AppendBatch struct {
 	Shard     tiering.ShardID
 	Data      []byte      // one validated batch; must stay as it is until done
 	Meta      shard.Batch // what the leader needs to know of Data
+	Client    string      // client id that it came with
 
 	// The result, valid once done has been called.
 	Base     tiering.Offset // of the first record
