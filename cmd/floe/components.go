@@ -63,7 +63,7 @@ func dress(driver objstore.Store, reg prometheus.Registerer) (objstore.Store, er
 	if err != nil {
 		return nil, err
 	}
-	return objstore.Retry(hedged, newRand(), objstore.RetryConfig{}), nil
+	return objstore.Weatherproof(hedged, newRand(), objstore.RetryConfig{}), nil
 }
 
 // newRand returns a generator with a seed of its own.

@@ -111,6 +111,7 @@ const (
 	outcomeCorrupt
 	outcomeThrottled
 	outcomeDenied
+	outcomeFull
 	outcomeCanceled
 	outcomeTimeout
 	outcomeError
@@ -118,7 +119,7 @@ const (
 )
 
 var outcomeNames = [outcomes]string{
-	"ok", "exists", "not_found", "corrupt", "throttled", "denied", "canceled", "timeout", "error",
+	"ok", "exists", "not_found", "corrupt", "throttled", "denied", "full", "canceled", "timeout", "error",
 }
 
 // outcomeErrors are looked for in this order.
@@ -131,6 +132,7 @@ var outcomeErrors = [...]struct {
 	{ErrCorrupt, outcomeCorrupt},
 	{ErrThrottled, outcomeThrottled},
 	{ErrDenied, outcomeDenied},
+	{ErrFull, outcomeFull},
 	{context.Canceled, outcomeCanceled},
 	{context.DeadlineExceeded, outcomeTimeout},
 }

@@ -18,15 +18,16 @@
 //
 //	Retry( Hedged( Metered( [faults.New(] driver [)] ) ) )
 //
-// Metered inside Retry counts attempts: what the store bills and throttles by, with
-// each attempt's own latency, and 412s that a lost reply caused count as "exists". A
-// call that was retried twice and worked is three requests. Metered outside Retry
-// would count calls: retries hidden, backoff part of the latency. Hedged lies outside
-// Metered, so that both of its GETs count, and inside Retry: there it sees each attempt,
-// so that it learns from latencies without pauses, hears of every throttling and does not
-// hedge a pause, and both of its GETs share the attempt's time limit. Faults lie inside
-// Metered, so that an injected fault looks like the store's own in every count. A
-// cache goes outside all of them: its hits are no requests.
+// where an agent has Weatherproof in the place of Retry. Metered inside Retry counts
+// attempts: what the store bills and throttles by, with each attempt's own latency, and
+// 412s that a lost reply caused count as "exists". A call that was retried twice and
+// worked is three requests. Metered outside Retry would count calls: retries hidden,
+// backoff part of the latency. Hedged lies outside Metered, so that both of its GETs
+// count, and inside Retry: there it sees each attempt, so that it learns from latencies
+// without pauses, hears of every throttling and does not hedge a pause, and both of its
+// GETs share the attempt's time limit. Faults lie inside Metered, so that an injected
+// fault looks like the store's own in every count. A cache goes outside all of them: its
+// hits are no requests.
 package objstore
 
 import (
@@ -58,6 +59,9 @@ var ErrThrottled = errors.New("object store throttles")
 // ErrDenied says that the store refuses the credentials, or the bucket is missing:
 // retrying does not help until an operator acts.
 var ErrDenied = errors.New("object store denies access")
+
+// ErrFull says that the store takes no more bytes: a disk or a quota is full.
+var ErrFull = errors.New("object store is full")
 
 // ErrInvalid says that the call itself is wrong: a key outside the allowed characters
 // or a negative range. It is a bug of the caller; nothing was asked of the store.

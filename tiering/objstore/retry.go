@@ -64,8 +64,8 @@ const maxCarry = time.Hour
 
 // Retry returns a store that repeats what failed and may work the next time, with
 // exponential backoff, full jitter drawn from rng, a timeout per attempt and a budget
-// that keeps an outage from turning into a storm. ErrExists, ErrNotFound, ErrDenied and
-// ErrInvalid are final. The last error is returned as it came, wrapped.
+// that keeps an outage from turning into a storm. ErrExists, ErrNotFound, ErrDenied, ErrFull
+// and ErrInvalid are final. The last error is returned as it came, wrapped.
 //
 // A Put whose outcome was unknown and which is then told ErrExists is compared with the
 // object there, by size and CRC-32C: the same means that an earlier attempt had worked.
@@ -77,6 +77,8 @@ func Retry(inner Store, rng *rand.Rand, cfg RetryConfig) Store {
 type retry struct {
 	inner Store
 	cfg   RetryConfig
+	proof bool // of a Weathered, which has gates
+	gates [kinds]*gate
 
 	mu     sync.Mutex // guards the following
 	rng    *rand.Rand
@@ -87,7 +89,10 @@ type retry struct {
 var errBudget = errors.New("retry budget spent")
 
 // do runs try until it works, fails for good, or patience or budget end.
-func (r *retry) do(ctx context.Context, size int64, try func(context.Context) error) error {
+func (r *retry) do(ctx context.Context, k kind, size int64, try func(context.Context) error) error {
+	if r.proof {
+		return r.ride(ctx, k, size, try)
+	}
 	r.payIn()
 	rereads := 0
 	for attempt := 1; ; attempt++ {
@@ -95,7 +100,7 @@ func (r *retry) do(ctx context.Context, size int64, try func(context.Context) er
 		if err == nil || final(err) || ctx.Err() != nil {
 			return err
 		}
-		if errors.Is(err, ErrCorrupt) {
+		if isCorrupt(err) {
 			if rereads++; rereads > maxRereads {
 				return err
 			}
@@ -123,8 +128,11 @@ func (r *retry) attempt(ctx context.Context, size int64, try func(context.Contex
 // final reports whether trying again cannot help.
 func final(err error) bool {
 	return errors.Is(err, ErrExists) || errors.Is(err, ErrNotFound) ||
-		errors.Is(err, ErrDenied) || errors.Is(err, ErrInvalid)
+		errors.Is(err, ErrDenied) || errors.Is(err, ErrFull) || isInvalid(err)
 }
+
+func isInvalid(err error) bool { return errors.Is(err, ErrInvalid) }
+func isCorrupt(err error) bool { return errors.Is(err, ErrCorrupt) }
 
 // wait reports whether d passed before the context ended.
 func wait(ctx context.Context, d time.Duration) bool {
@@ -175,7 +183,7 @@ func (r *retry) takeOut() bool {
 
 func (r *retry) Put(ctx context.Context, key string, body Body) error {
 	unknown := false // an earlier attempt may have created the object
-	return r.do(ctx, body.Size(), func(ctx context.Context) error {
+	return r.do(ctx, kindPut, body.Size(), func(ctx context.Context) error {
 		err := r.inner.Put(ctx, key, body)
 		if unknown && errors.Is(err, ErrExists) {
 			return r.confirm(ctx, key, body)
@@ -206,7 +214,7 @@ func (r *retry) confirm(ctx context.Context, key string, body Body) error {
 }
 
 func (r *retry) GetRange(ctx context.Context, key string, off, n int64) (data []byte, err error) {
-	err = r.do(ctx, n, func(ctx context.Context) error {
+	err = r.do(ctx, kindGet, n, func(ctx context.Context) error {
 		data, err = r.inner.GetRange(ctx, key, off, n)
 		return err
 	})
@@ -214,7 +222,7 @@ func (r *retry) GetRange(ctx context.Context, key string, off, n int64) (data []
 }
 
 func (r *retry) GetUpTo(ctx context.Context, key string, off, n int64) (data Body, size int64, err error) {
-	err = r.do(ctx, n, func(ctx context.Context) error {
+	err = r.do(ctx, kindGet, n, func(ctx context.Context) error {
 		data, size, err = r.inner.GetUpTo(ctx, key, off, n)
 		return err
 	})
@@ -222,7 +230,7 @@ func (r *retry) GetUpTo(ctx context.Context, key string, off, n int64) (data Bod
 }
 
 func (r *retry) Head(ctx context.Context, key string) (info Info, err error) {
-	err = r.do(ctx, 0, func(ctx context.Context) error {
+	err = r.do(ctx, kindHead, 0, func(ctx context.Context) error {
 		info, err = r.inner.Head(ctx, key)
 		return err
 	})
@@ -230,7 +238,7 @@ func (r *retry) Head(ctx context.Context, key string) (info Info, err error) {
 }
 
 func (r *retry) List(ctx context.Context, prefix, after string, limit int) (infos []Info, err error) {
-	err = r.do(ctx, 0, func(ctx context.Context) error {
+	err = r.do(ctx, kindList, 0, func(ctx context.Context) error {
 		infos, err = r.inner.List(ctx, prefix, after, limit)
 		return err
 	})
@@ -238,7 +246,7 @@ func (r *retry) List(ctx context.Context, prefix, after string, limit int) (info
 }
 
 func (r *retry) Delete(ctx context.Context, keys ...string) error {
-	return r.do(ctx, 0, func(ctx context.Context) error {
+	return r.do(ctx, kindDelete, 0, func(ctx context.Context) error {
 		return r.inner.Delete(ctx, keys...)
 	})
 }

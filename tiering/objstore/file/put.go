@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/floelog/floe/tiering/objstore"
 )
@@ -43,6 +44,8 @@ func (s *Store) Put(ctx context.Context, key string, body objstore.Body) error {
 		return fmt.Errorf("file: put %s: %w: a part of it is an object: %w", key, objstore.ErrInvalid, err)
 	case errors.Is(err, fs.ErrPermission), isReadOnly(err):
 		return fmt.Errorf("file: put %s: %w: %w", key, objstore.ErrDenied, err)
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return fmt.Errorf("file: put %s: %w: %w", key, objstore.ErrFull, err)
 	}
 	return fmt.Errorf("file: put %s: %w", key, err)
 }

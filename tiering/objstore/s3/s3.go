@@ -112,12 +112,16 @@ func load(ctx context.Context, cfg Config) (aws.Config, error) {
 	return loaded, nil
 }
 
-// watching lets Put wait for its body.
+// watching lets Put wait for its body, and heeds Retry-After.
 type watching struct{ awss3.HTTPClient }
 
 // Do implements the SDK's HTTPClient.
 func (w watching) Do(req *http.Request) (*http.Response, error) {
-	return w.HTTPClient.Do(s3wire.Watch(req))
+	resp, err := w.HTTPClient.Do(s3wire.Watch(req))
+	if err == nil {
+		s3wire.NoteRetryAfter(req, resp)
+	}
+	return resp, err
 }
 
 // Put implements objstore.Store.

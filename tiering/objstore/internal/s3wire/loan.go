@@ -45,10 +45,14 @@ func (b *lentBody) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// Transport watches the bodies of the requests that it passes on.
+// Transport watches the bodies of the requests that it passes on, and heeds Retry-After.
 type Transport struct{ http.RoundTripper }
 
 // RoundTrip implements http.RoundTripper.
 func (t Transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	return t.RoundTripper.RoundTrip(Watch(req))
+	resp, err := t.RoundTripper.RoundTrip(Watch(req))
+	if err == nil {
+		NoteRetryAfter(req, resp)
+	}
+	return resp, err
 }

@@ -74,6 +74,8 @@ func meaning(op Op, status int, code string) error {
 	case "SlowDown", "SlowDownRead", "SlowDownWrite", "TooManyRequests", "Throttling", "ThrottlingException",
 		"RequestLimitExceeded", "ServiceUnavailable", "XMinioServerNotInitialized":
 		return objstore.ErrThrottled
+	case "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded", "InsufficientStorage":
+		return objstore.ErrFull
 	case "PreconditionFailed":
 		return objstore.ErrExists
 	case "InvalidRange":
@@ -95,11 +97,30 @@ func meaning(op Op, status int, code string) error {
 		return objstore.ErrDenied
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
 		return objstore.ErrThrottled
+	case http.StatusInsufficientStorage:
+		return objstore.ErrFull
 	case http.StatusRequestedRangeNotSatisfiable:
 		return objstore.ErrBeyond
 	}
 	return nil
 }
+
+// NoteRetryAfter tells who waits for this answer how long the store wants to be left alone, by
+// either form that the header has.
+func NoteRetryAfter(req *http.Request, resp *http.Response) {
+	if resp.StatusCode != http.StatusServiceUnavailable && resp.StatusCode != http.StatusTooManyRequests {
+		return
+	}
+	after := resp.Header.Get("Retry-After")
+	if seconds, err := strconv.Atoi(after); err == nil {
+		objstore.NoteRetryAfter(req.Context(), time.Duration(min(seconds, maxRetryAfter))*time.Second)
+	} else if at, err := http.ParseTime(after); err == nil {
+		objstore.NoteRetryAfter(req.Context(), time.Until(at))
+	}
+}
+
+// maxRetryAfter keeps a number of seconds from overflowing; objstore bounds it to far less.
+const maxRetryAfter = 3600
 
 // maxNamed is how many keys an error names: enough to see what is wrong, where a whole
 // batch of 1000 would bury it.
