@@ -39,6 +39,7 @@ import (
 	"github.com/floelog/floe/metadata"
 	"github.com/floelog/floe/metadata/catalogue"
 	"github.com/floelog/floe/metadata/journal"
+	"github.com/floelog/floe/metadata/level"
 	"github.com/floelog/floe/metadata/manifests"
 	"github.com/floelog/floe/metadata/membership"
 	"github.com/floelog/floe/metadata/shard"
@@ -381,8 +382,9 @@ func (a *Agent) assemble(c catalogue.Cluster) error {
 	a.agents = membership.NewAgents(a.parts.Meta, a.keys, membership.AgentsConfig{Log: log})
 	a.set = journal.New(journal.Config{Keys: a.keys, Shards: c.Shards, SnapshotRecords: a.cfg.SnapshotRecords, SnapshotAge: cmp.Or(a.cfg.SnapshotAge, snapshotAge)}, journal.Parts{
 		Store: a.parts.Meta, Objects: a.parts.Objects, Log: log, Now: time.Now, Nonce: nonce, Observe: troubled{a.metrics, &a.carrier},
-		Committed: a.carrier.committed,
-		Applied:   func(id tiering.ShardID, rec *shard.Record) { a.reader.Applied(id, rec) },
+		Committed:     a.carrier.committed,
+		RecordVersion: func() byte { return level.Level(c.FormatVersion).Formats().Record },
+		Applied:       func(id tiering.ShardID, rec *shard.Record) { a.reader.Applied(id, rec) },
 	})
 	a.reader = fetch.NewReader(fetch.Config{}, fetch.Parts{Views: a.set, Cache: a.cache, Manifests: a.manifests, Observe: a.metrics, Now: time.Now})
 	if a.parts.Peers == nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/floelog/floe/metadata"
 	"github.com/floelog/floe/metadata/catalogue"
 	"github.com/floelog/floe/metadata/journal"
+	"github.com/floelog/floe/metadata/level"
 	"github.com/floelog/floe/metadata/membership"
 	"github.com/floelog/floe/metadata/shard"
 	"github.com/floelog/floe/tiering"
@@ -113,7 +114,7 @@ func (j journals) try(ctx context.Context, id tiering.ShardID, changes []shard.C
 	if !ok {
 		return fmt.Errorf("shard %d is led by agent %d, which is not registered: %w", id, lead.Node, metadata.ErrFenced)
 	}
-	encoded, err := shard.EncodeChanges(changes, shard.RecordVersion)
+	encoded, err := shard.EncodeChanges(changes, level.First.Formats().Record) // they are the same in every version
 	if err != nil {
 		return fmt.Errorf("%w: %w", metadata.ErrInvalid, err)
 	}

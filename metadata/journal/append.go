@@ -21,7 +21,7 @@ var errSessionMoved = errors.New("a session named by the record is not what it m
 // that it never will be. The exception is an agent that stops while the outcome is
 // unknown: it answers ErrFenced, and the proposal's own identity must do the rest.
 func (l *Leader) append(ctx context.Context, r *shard.Record, ps []pending, moved map[tiering.SessionID]metadata.KV) error {
-	value := r.Encode(nil)
+	value := r.EncodeAs(nil, l.set.parts.RecordVersion())
 	// What is applied is what was written: it shares no memory with its proposers.
 	own, err := shard.DecodeRecord(value)
 	if err != nil {

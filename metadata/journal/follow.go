@@ -62,7 +62,11 @@ func (s *Set) read(ctx context.Context, from, end string, first tiering.ShardID,
 			id := first + tiering.ShardID(i)
 			work.Go(func() error {
 				err := s.applyFound(limited, id, found[id], seq, revision)
-				if errors.Is(err, objstore.ErrNotFound) {
+				switch {
+				case errors.Is(err, errDamaged):
+					s.stopView(id, err)
+					return nil
+				case errors.Is(err, objstore.ErrNotFound):
 					gone[i], err = err, nil
 				}
 				return err
@@ -201,6 +205,9 @@ func (s *Set) loadSnapshot(ctx context.Context, id tiering.ShardID, p snapshotVa
 		return fmt.Errorf("shard %d: loading snapshot %s: %w", id, p.Key, err)
 	}
 	st, err := shard.DecodeSnapshot(b)
+	if errors.Is(err, shard.ErrVersion) {
+		return fmt.Errorf("shard %d: %w: snapshot %s: %w", id, errDamaged, p.Key, err)
+	}
 	if err == nil && st.Seq != p.Seq {
 		err = fmt.Errorf("holds record %d, not %d", st.Seq, p.Seq)
 	}
@@ -215,13 +222,25 @@ func (s *Set) loadSnapshot(ctx context.Context, id tiering.ShardID, p snapshotVa
 	return nil
 }
 
+// errDamaged says that a record cannot be read: it is damaged, or of a version that this release does not know.
+// Its shard alone stands still; a record that can be read and contradicts the state ends the Set.
+var errDamaged = errors.New("a journal record cannot be read")
+
+// stopView lets a shard's view stand still.
+func (s *Set) stopView(id tiering.ShardID, why error) {
+	if s.views[id].stop(why) {
+		s.parts.Log.Error("a shard stands still here: the next record of its journal cannot be applied", "shard", id, "err", why,
+			"remedy", "if an agent leads the shard, its next snapshot passes over the record; otherwise see floe fsck and floe recover")
+	}
+}
+
 // errGap says that records are missing before one that arrived.
 var errGap = errors.New("journal records are missing")
 
 func (s *Set) applyRecord(id tiering.ShardID, kv metadata.KV) error {
 	r, err := shard.DecodeRecord(kv.Value)
 	if err != nil {
-		return fmt.Errorf("shard %d: %w", id, err)
+		return fmt.Errorf("shard %d: %w: %s: %w", id, errDamaged, kv.Key, err)
 	}
 	if key := s.cfg.Keys.JournalRecord(id, r.Seq); key != kv.Key {
 		return fmt.Errorf("shard %d: %w: key %q holds record %d", id, shard.ErrCorrupt, kv.Key, r.Seq)
@@ -303,7 +322,10 @@ func (s *Set) event(ctx context.Context, ev metadata.Event) error {
 		}
 		s.setLeadership(k.Shard, l, ev.Revision)
 	case k.Name == "journal" && !ev.Deleted && k.Seq > s.views[k.Shard].Seq():
-		if err := s.applyRecord(k.Shard, ev.KV); errors.Is(err, errGap) {
+		if v := s.views[k.Shard]; v.Err() != nil && k.Seq > v.Seq()+1 {
+			return nil // reconcile looks again from time to time
+		}
+		if err := s.applyRecord(k.Shard, ev.KV); errors.Is(err, errGap) || errors.Is(err, errDamaged) { // on its way here, perhaps
 			return s.reload(ctx, k.Shard)
 		} else if err != nil {
 			return err

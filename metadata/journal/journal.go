@@ -12,6 +12,9 @@
 //     transaction) and reads second.
 //  4. Per shard one append is in flight; what arrives meanwhile shares the next record.
 //  5. A View only moves forward, record by record, in seq order.
+//  6. A record whose checksum does not match, or that makes no sense, is never applied: the view of its
+//     shard stands still, here, until it can be read or a snapshot covers it, and no agent takes
+//     the shard over meanwhile.
 //
 // Set is the whole of it for one agent. All exported methods may be called concurrently.
 package journal
@@ -75,7 +78,10 @@ type Parts struct {
 	Log     *slog.Logger
 	Now     func() time.Time
 	Nonce   func() uint64 // random
-	Observe Observer      // nil: nobody
+	// RecordVersion returns the version in which records are written, by the cluster's level
+	// (metadata/level); nil: the newest.
+	RecordVersion func() byte
+	Observe       Observer // nil: nobody
 	// Committed is called with every record that a leader of this Set has committed, as it
 	// was written; nil: nobody. It must not keep the leader waiting.
 	Committed func(id tiering.ShardID, seq uint64, value []byte)
@@ -156,6 +162,9 @@ func New(cfg Config, parts Parts) *Set {
 	if parts.Committed == nil {
 		parts.Committed = func(tiering.ShardID, uint64, []byte) {}
 	}
+	if parts.RecordVersion == nil {
+		parts.RecordVersion = func() byte { return shard.RecordVersion }
+	}
 	if parts.Applied == nil {
 		parts.Applied = func(tiering.ShardID, *shard.Record) {}
 	}
@@ -219,6 +228,16 @@ func (s *Set) stop() {
 
 // Loaded is closed when every view has been filled once.
 func (s *Set) Loaded() <-chan struct{} { return s.loaded }
+
+// Stopped returns how many views stand still because a record of their shard is damaged.
+func (s *Set) Stopped() (n int) {
+	for _, v := range s.views {
+		if v.Err() != nil {
+			n++
+		}
+	}
+	return n
+}
 
 // NumShards returns the cluster's number of shards.
 func (s *Set) NumShards() uint32 { return s.cfg.Shards }

@@ -21,6 +21,9 @@ func (s *Set) Acquire(ctx context.Context, session Session, id tiering.ShardID) 
 		return nil, fmt.Errorf("taking shard %d over: %w: this agent leads it already", id, metadata.ErrConflict)
 	}
 	defer s.doneTaking(id)
+	if err := s.readable(ctx, id); err != nil {
+		return nil, fmt.Errorf("taking shard %d over: %w", id, err)
+	}
 	f, err := s.fence(ctx, session, id)
 	if err != nil {
 		return nil, fmt.Errorf("taking shard %d over: %w", id, err)
@@ -31,6 +34,19 @@ func (s *Set) Acquire(ctx context.Context, session Session, id tiering.ShardID) 
 		return nil, fmt.Errorf("taking shard %d over: %w", id, err)
 	}
 	return l, nil
+}
+
+// readable refuses to take a shard whose journal is known to be damaged, before anything is written: agents would
+// pass it on without end, each with a higher epoch.
+func (s *Set) readable(ctx context.Context, id tiering.ShardID) error {
+	v := s.views[id]
+	if v.Err() == nil {
+		return nil
+	}
+	if err := s.reload(ctx, id); err != nil {
+		return err
+	}
+	return v.Err()
 }
 
 func (s *Set) startTaking(id tiering.ShardID) bool {
@@ -52,6 +68,9 @@ func (s *Set) doneTaking(id tiering.ShardID) {
 // lead reads the state, only now that nobody else can write, and starts the leader.
 func (s *Set) lead(ctx context.Context, session Session, id tiering.ShardID, f fenced) (*Leader, error) {
 	if err := s.reload(ctx, id); err != nil {
+		return nil, err
+	}
+	if err := s.views[id].Err(); err != nil {
 		return nil, err
 	}
 	kvs, _, err := s.parts.Store.Get(ctx, s.cfg.Keys.Snapshot(id))

@@ -19,7 +19,8 @@ type View struct {
 	mu      sync.RWMutex // guards the following; held for computation only
 	state   *shard.State
 	last    recordID      // of the record applied last; zero after a snapshot
-	changed chan struct{} // closed and replaced when state moves
+	stopped error         // why the next record cannot be applied; nil: nothing keeps it
+	changed chan struct{} // closed and replaced when state moves, or stopped is set
 }
 
 // recordID tells a record from any other of the same seq.
@@ -50,14 +51,34 @@ func (v *View) Seq() uint64 {
 	return v.state.Seq
 }
 
-// Wait returns when the view has applied record seq.
+// Err returns why the view stands still: the record after its last one is damaged. nil: it does not.
+func (v *View) Err() error {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return v.stopped
+}
+
+// stop notes why the view stands still, and reports whether it did not before.
+func (v *View) stop(why error) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	first := v.stopped == nil
+	v.stopped = why
+	v.signalLocked()
+	return first
+}
+
+// Wait returns when the view has applied record seq, or when it stands still before it, with Err.
 func (v *View) Wait(ctx context.Context, seq uint64) error {
 	for {
 		v.mu.RLock()
-		at, changed := v.state.Seq, v.changed
+		at, changed, stopped := v.state.Seq, v.changed, v.stopped
 		v.mu.RUnlock()
-		if at >= seq {
+		switch {
+		case at >= seq:
 			return nil
+		case stopped != nil:
+			return fmt.Errorf("waiting for shard %d to reach record %d (at %d): %w", v.id, seq, at, stopped)
 		}
 		select {
 		case <-changed:
@@ -84,7 +105,7 @@ func (v *View) apply(r *shard.Record) (applied, gap bool, err error) {
 	if err := v.state.Apply(*r); err != nil {
 		return false, false, fmt.Errorf("shard %d: %w", v.id, err)
 	}
-	v.last = id
+	v.last, v.stopped = id, nil
 	v.inline.Store(v.state.InlineBytes())
 	v.signalLocked()
 	return true, false, nil
@@ -97,7 +118,7 @@ func (v *View) advance(s *shard.State) bool {
 	if s.Seq <= v.state.Seq {
 		return false
 	}
-	v.state, v.last = s, recordID{}
+	v.state, v.last, v.stopped = s, recordID{}, nil
 	v.inline.Store(s.InlineBytes())
 	v.signalLocked()
 	return true

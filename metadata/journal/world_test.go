@@ -1,6 +1,7 @@
 package journal_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -37,6 +38,7 @@ type world struct {
 	log     *slog.Logger
 
 	records uint64        // SnapshotRecords of agents started from now on
+	version atomic.Int32  // of the records that are written; 0: the newest
 	age     time.Duration // SnapshotAge of agents started from now on
 	agents  []*agent
 	nonce   atomic.Uint64
@@ -217,7 +219,8 @@ func (w *world) startUnloaded(node int32, options ...func(*agent)) *agent {
 	a.session = w.newSession(tiering.SessionID{byte(node), byte(n >> 8), byte(n), 1})
 	a.set = journal.New(journal.Config{Keys: keys, Shards: w.shards, SnapshotRecords: w.records, SnapshotAge: w.age}, journal.Parts{
 		Store: a.store, Objects: w.objects, Log: w.log, Now: time.Now, Observe: a.seen,
-		Nonce: func() uint64 { return w.nonce.Add(1) },
+		Nonce:         func() uint64 { return w.nonce.Add(1) },
+		RecordVersion: func() byte { return cmp.Or(byte(w.version.Load()), shard.RecordVersion) },
 	})
 	var ctx context.Context
 	ctx, a.cancel = context.WithCancel(w.ctx)

@@ -32,24 +32,27 @@ func encodeChanges(t testing.TB, changes ...shard.Change) []byte {
 }
 
 func TestChangesFormat(t *testing.T) {
-	want := golden(t, "changes.v3.hex")
-	if got := encodeChanges(t, sampleChanges()...); !bytes.Equal(got, want) {
-		t.Errorf("%s\ngot  %x\nwant %x", formatChanged, got, want)
+	for version, file := range map[byte]string{3: "changes.v3.hex", 4: "changes.v4.hex"} {
+		want := golden(t, file)
+		if got, err := shard.EncodeChanges(sampleChanges(), version); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s\ngot  %x, %v\nwant %x", formatChanged, got, err, want)
+		}
+		got, err := shard.DecodeChanges(want)
+		if err != nil || !reflect.DeepEqual(got, sampleChanges()) {
+			t.Errorf("%s was read as %+v, %v, want %+v", file, got, err, sampleChanges())
+		}
 	}
-	got, err := shard.DecodeChanges(want)
-	if err != nil || !reflect.DeepEqual(got, sampleChanges()) {
-		t.Errorf("read as %+v, %v, want %+v", got, err, sampleChanges())
-	}
+	want := golden(t, "changes.v4.hex")
 	for n := range want {
 		if _, err := shard.DecodeChanges(want[:n]); !errors.Is(err, shard.ErrCorrupt) {
 			t.Fatalf("cut to %d bytes: got %v", n, err)
 		}
 	}
-	for _, version := range []byte{0, 2, newest + 1} {
+	for _, version := range []byte{0, 2, shard.RecordVersion + 1} {
 		b := bytes.Clone(want)
 		b[0] = version
 		want := shard.ErrCorrupt
-		if version > newest {
+		if version > shard.RecordVersion {
 			want = shard.ErrVersion
 		}
 		if _, err := shard.DecodeChanges(b); !errors.Is(err, want) {
@@ -82,8 +85,8 @@ func TestOnlyWhatJobsDoMayBeAskedFor(t *testing.T) {
 		refused = append(refused, c)
 		// A peer that sends it all the same is not believed either.
 		r := shard.Record{Changes: []shard.Change{c}}
-		enc := r.Encode(nil)
-		empty := shard.Record{}.Encode(nil)
+		enc := r.EncodeAs(nil, newest)
+		empty := shard.Record{}.EncodeAs(nil, newest)
 		bare := append([]byte{newest}, enc[len(empty)-1:]...)
 		if _, err := shard.DecodeChanges(bare); !errors.Is(err, shard.ErrCorrupt) {
 			t.Errorf("%T sent by a peer: got %v", c, err)
@@ -106,7 +109,7 @@ func FuzzDecodeChanges(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if got := encodeChanges(t, changes...); !bytes.Equal(got, b) {
+		if got, err := shard.EncodeChanges(changes, b[0]); err != nil || !bytes.Equal(got, b) {
 			t.Fatalf("read and written again: %x, was %x", got, b)
 		}
 		// A leader can write down whatever could be read.

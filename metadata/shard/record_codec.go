@@ -1,21 +1,29 @@
 package shard
 
 import (
+	"encoding/binary"
 	"fmt"
+	"hash/crc32"
 
 	"github.com/floelog/floe/tiering"
 )
 
 // RecordVersion is the newest version of the journal record format. This code reads every
 // version up to it, for ever, and writes the one that the cluster's level names, see
-// metadata/level. Journal records are not checksummed: etcd's own log and pages are.
+// metadata/level.
 //
 //	version 1 byte | seq uvarint | epoch uvarint | leader 16 | nonce uvarint | time varint
 //	changes: count uvarint, then each: kind 1 byte, fields as in the change's encode
+//	CRC-32C of everything before, 4 bytes, little-endian (version 4)
 //
 // Version 1 had the kinds up to 7, and no transaction in Append's producers. Version 2 had the
-// kinds up to 13. From version 3 on kind 14 takes the place of kind 3.
-const RecordVersion = 3
+// kinds up to 13. From version 3 on kind 14 takes the place of kind 3. Version 4 has the
+// checksum: etcd has its own, but compares it only when a member starts, and the network and the
+// headers of segments, which carry records, are further ways for a bit to change.
+const RecordVersion = 4
+
+// checkedVersion is the first version of records that ends with a checksum.
+const checkedVersion = 4
 
 // Encode appends the record's journal form to b, of the newest version.
 func (r Record) Encode(b []byte) []byte { return r.EncodeAs(b, RecordVersion) }
@@ -23,6 +31,7 @@ func (r Record) Encode(b []byte) []byte { return r.EncodeAs(b, RecordVersion) }
 // EncodeAs appends the record's journal form of a version that the cluster's level names
 // (metadata/level): 3 or newer, up to the newest that this code reads.
 func (r Record) EncodeAs(b []byte, version byte) []byte {
+	start := len(b)
 	e := encoder{append(b, version)}
 	e.uint(r.Seq)
 	e.uint(uint64(r.Epoch))
@@ -33,6 +42,9 @@ func (r Record) EncodeAs(b []byte, version byte) []byte {
 	for _, c := range r.Changes {
 		e.b = append(e.b, byte(c.kind()))
 		c.encode(&e)
+	}
+	if version >= checkedVersion {
+		return binary.LittleEndian.AppendUint32(e.b, crc32.Checksum(e.b[start:], castagnoli))
 	}
 	return e.b
 }
@@ -50,6 +62,7 @@ func (r Record) SameRecord(encoded []byte) bool {
 func DecodeRecord(b []byte) (Record, error) {
 	var r Record
 	d := decoder{b: b}
+	d.checksum(RecordVersion)
 	d.header(&r)
 	n := d.count(2, "change")
 	if n > 0 {
@@ -67,6 +80,19 @@ func DecodeRecord(b []byte) (Record, error) {
 		return Record{}, fmt.Errorf("decoding journal record: %w", d.err)
 	}
 	return r, nil
+}
+
+// checksum compares the checksum of a record whose version has one, and takes it off.
+func (d *decoder) checksum(newest byte) {
+	if len(d.b) == 0 || d.b[0] < checkedVersion || d.b[0] > newest {
+		return
+	}
+	n := len(d.b) - crc32.Size
+	if n < 1 || crc32.Checksum(d.b[:n], castagnoli) != binary.LittleEndian.Uint32(d.b[n:]) {
+		d.fail("checksum does not match")
+		return
+	}
+	d.b = d.b[:n:n]
 }
 
 func (d *decoder) header(r *Record) {

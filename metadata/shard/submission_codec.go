@@ -47,8 +47,9 @@ func (s *Submission) Encode(b []byte) []byte {
 // DecodeSubmission reads a submission and checks that it is sound; inline bytes alias b.
 func DecodeSubmission(b []byte) (*Submission, error) {
 	d := decoder{b: b}
-	if v := d.raw(1); d.err == nil && v[0] != submissionVersion {
-		d.fail(fmt.Sprintf("version %d is not known, this agent speaks %d", v[0], submissionVersion))
+	d.readVersion("submission", submissionVersion)
+	if d.err == nil && d.version != submissionVersion {
+		d.fail(fmt.Sprintf("version %d of a submission", d.version))
 	}
 	s := &Submission{Session: d.session(), Seq: d.uint()}
 	s.Parts = make([]Part, d.count(37, "part"))
