@@ -160,33 +160,49 @@ func (c *catchupRun) compare(ctx context.Context, what string, block int64, l lo
 		}
 		raw.Load += " → " + loadAverage()
 		raw.score = raw.MiBPerS
-		if err := evict(c.objects); err != nil {
-			return err
-		}
-		err = c.agent(ctx, s.url, unmerged, func(t target) error {
-			l.brokers = t.addr
-			r, err := t.consumeRow(ctx, fmt.Sprintf("agent, %s: catch up, %s", s.name, what), l, out, 1)
+		c.rows = append(c.rows, raw)
+		for _, how := range []struct {
+			name string
+			run  func(ctx context.Context, t target, name string) (row, error)
+		}{
+			{"bare fetches", func(ctx context.Context, t target, name string) (row, error) { return t.bareRow(ctx, name, l) }},
+			{"catch up", func(ctx context.Context, t target, name string) (row, error) {
+				return t.consumeRow(ctx, name, l, out, 1)
+			}},
+		} {
+			if err = evict(c.objects); err != nil {
+				return err
+			}
+			err = c.agent(ctx, s.url, unmerged, func(t target) error {
+				l.brokers = t.addr
+				r, err := how.run(ctx, t, fmt.Sprintf("agent, %s: %s, %s", s.name, how.name, what))
+				if err != nil {
+					return err
+				}
+				return c.judge(ctx, t, r, raw, out.gib(l))
+			})
 			if err != nil {
 				return err
 			}
-			counts, err := scrapeBill(ctx, t.metrics)
-			if err != nil {
-				return err
-			}
-			waited, err := scrapeSum(ctx, t.metrics, "floe_objstore_request_seconds_sum")
-			if err != nil {
-				return err
-			}
-			r.Result = fmt.Sprintf("%s; %.1f under way on average", charge(counts, out.gib(l)).of(fetching), waited/out.gib(l)*r.MiBPerS/1024)
-			r.against(r.MiBPerS, raw.MiBPerS, "MiB/s, raw GETs")
-			r.require(fmt.Sprintf("≥ %.0f %% of raw GETs", 100*catchupShare), r.Ratio >= catchupShare)
-			c.rows = append(c.rows, raw, r)
-			return nil
-		})
-		if err != nil {
-			return err
 		}
 	}
+	return nil
+}
+
+// judge adds a row with what it cost, against bare GETs.
+func (c *catchupRun) judge(ctx context.Context, t target, r, raw row, gib float64) error {
+	counts, err := scrapeBill(ctx, t.metrics)
+	if err != nil {
+		return err
+	}
+	waited, err := scrapeSum(ctx, t.metrics, "floe_objstore_request_seconds_sum")
+	if err != nil {
+		return err
+	}
+	r.Result = fmt.Sprintf("%s; %.1f under way on average", charge(counts, gib).of(fetching), waited/gib*r.MiBPerS/1024)
+	r.against(r.MiBPerS, raw.MiBPerS, "MiB/s, raw GETs")
+	r.require(fmt.Sprintf("≥ %.0f %% of raw GETs", 100*catchupShare), r.Ratio >= catchupShare)
+	c.rows = append(c.rows, r)
 	return nil
 }
 
