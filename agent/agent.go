@@ -56,6 +56,7 @@ type Config struct {
 	Advertise    string // host:port that Kafka clients are told
 	RPCAdvertise string // host:port that other agents are told
 	Zone         string
+	Roles        []string // names of membership.Role; none: all
 	Version      string
 	Shards       uint32 // of a cluster that does not exist yet
 	LeaseTTL     time.Duration
@@ -151,6 +152,7 @@ type Agent struct {
 	cleaning  *cleaning
 	merging   *merging
 	tidying   *tidying
+	balancing *balancing
 	budget    *protocol.Budget // of produce requests
 	control   *protocol.Budget // of all others, so that a slow store does not stop them
 	cache     *cache.Cache
@@ -163,6 +165,7 @@ type Agent struct {
 	agents     *membership.Agents
 	cluster    *cluster // as clients are told
 	set        *journal.Set
+	placing    *placing
 	sequencer  *sequencer
 	questions  *questions
 	reader     *fetch.Reader
@@ -193,13 +196,18 @@ func New(cfg Config, parts Parts) (*Agent, error) {
 	if cfg.CarryAge == 0 {
 		cfg.CarryAge = 5 * time.Second
 	}
+	roles, err := membership.ParseRoles(cfg.Roles)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Roles = roles
 	t, err := newTiers(&cfg, &parts)
 	if err != nil {
 		return nil, err
 	}
 	a := &Agent{
 		cfg: cfg, parts: parts, keys: metadata.NewKeys(cfg.Cluster),
-		metrics: newMetrics(parts.Registry), cleaning: newCleaning(parts.Registry), merging: newMerging(parts.Registry), tidying: newTidying(parts.Registry), budget: protocol.NewBudget(cfg.RequestMemory), control: protocol.NewBudget(controlMemory), cache: t.cache, tiers: t,
+		metrics: newMetrics(parts.Registry), cleaning: newCleaning(parts.Registry), merging: newMerging(parts.Registry), tidying: newTidying(parts.Registry), balancing: newBalancing(parts.Registry), budget: protocol.NewBudget(cfg.RequestMemory), control: protocol.NewBudget(controlMemory), cache: t.cache, tiers: t,
 		manifests: manifests.NewReader(parts.Objects, manifests.DefaultCapacity),
 		serving:   make(chan struct{}), ready: make(chan struct{}), refused: make(chan struct{}, 1),
 	}
@@ -281,7 +289,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	task("topics", a.catalogue.Run)
 	task("agents", a.agents.Run)
 	task("who is there", a.cluster.run)
+	task("placement of shards", a.placing.pins.Run)
 	task("journals", a.set.Run)
+	task("loads", a.questions.loads.run)
 	task("groups", a.questions.groups.Run)
 	task("transactions", a.questions.txns.Run)
 	if err := a.await(ctx, work); err != nil {
@@ -362,6 +372,9 @@ func (a *Agent) await(ctx, work context.Context) error {
 		err = a.catalogue.WaitRevision(both, 1)
 	}
 	if err == nil {
+		err = a.placing.pins.WaitRevision(both, 1)
+	}
+	if err == nil {
 		select {
 		case <-a.set.Loaded():
 			return nil
@@ -391,7 +404,12 @@ func (a *Agent) assemble(c catalogue.Cluster) error {
 		a.parts.Peers = peer.NewClient()
 	}
 	a.tiers.connect(&a.node, a.agents, a.parts.Peers)
-	a.sequencer = &sequencer{self: &a.node, set: a.set, agents: a.agents, topics: a.catalogue, peers: a.parts.Peers}
+	loads := newShardLoads(a.set)
+	a.placing = &placing{set: a.set, agents: a.agents, pins: membership.NewPlacement(a.parts.Meta, a.keys, membership.AgentsConfig{Log: log})}
+	if err := registerLoads(a.parts.Registry, loads, a.placing.pins); err != nil {
+		return fmt.Errorf("registering the metrics of placement: %w", err)
+	}
+	a.sequencer = &sequencer{loads: loads, self: &a.node, set: a.set, agents: a.agents, topics: a.catalogue, peers: a.parts.Peers}
 	a.cluster = &cluster{self: &a.node, cluster: c, set: a.set, agents: a.agents, now: time.Now}
 	a.ports = kafka.Parts{
 		Topics: a.catalogue, Changes: a.catalogue,
@@ -410,6 +428,7 @@ func (a *Agent) assemble(c catalogue.Cluster) error {
 	if err := a.coordinate(); err != nil {
 		return err
 	}
+	a.questions.loads = loads
 	if a.parts.RPCListener != nil {
 		a.peerServer = peer.NewServer(a, a)
 	}

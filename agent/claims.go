@@ -29,8 +29,8 @@ const (
 
 // claims implements job.Claims for one life of the agent: placement says which agent does a
 // shard's jobs, a key under that agent's lease that it alone does. Placement is that of
-// leadership, so usually it is the agent that leads the shard, and that its producers write
-// to: what it merges is in its memory.
+// leadership, among the agents that have the role for jobs, so usually it is the agent that
+// leads the shard, and that its producers write to: what it merges is in its memory.
 //
 // A shard without a journal has no jobs and is not claimed. A cluster in which nothing happens
 // writes nothing.
@@ -38,7 +38,7 @@ type claims struct {
 	keys    metadata.Keys
 	store   metadata.Store
 	set     *journal.Set
-	agents  *membership.Agents
+	placing *placing
 	session *membership.Session
 	log     *slog.Logger
 
@@ -58,7 +58,7 @@ type conflict struct {
 
 func (a *Agent) newClaims(session *membership.Session) *claims {
 	return &claims{
-		keys: a.keys, store: a.parts.Meta, set: a.set, agents: a.agents, session: session, log: a.parts.Log,
+		keys: a.keys, store: a.parts.Meta, set: a.set, placing: a.placing, session: session, log: a.parts.Log,
 		giving: map[tiering.ShardID]bool{}, conflicts: map[tiering.ShardID]conflict{}, held: map[tiering.ShardID]bool{},
 	}
 }
@@ -83,12 +83,13 @@ func (c *claims) run(ctx context.Context) {
 	tick := time.NewTicker(claimEvery)
 	defer tick.Stop()
 	for ctx.Err() == nil && c.session.Alive() {
-		view, changed := c.agents.View(), c.set.Changed()
+		view, changed := c.placing.look(), c.set.Changed()
 		c.adjust(ctx, view)
 		select {
 		case <-ctx.Done():
 		case <-c.session.Lost():
-		case <-view.Changed():
+		case <-view.agents.Changed():
+		case <-view.pins.Changed():
 		case <-changed:
 		case <-tick.C:
 		}
@@ -96,7 +97,7 @@ func (c *claims) run(ctx context.Context) {
 }
 
 // adjust compares what is claimed with what placement says.
-func (c *claims) adjust(ctx context.Context, view membership.AgentsView) {
+func (c *claims) adjust(ctx context.Context, view placingView) {
 	wanted := c.wanted(view)
 	for _, id := range c.Claimed() {
 		if !wanted[id] {
@@ -122,21 +123,23 @@ func (c *claims) adjust(ctx context.Context, view membership.AgentsView) {
 }
 
 // wanted returns the shards that placement gives to this agent and that have a journal.
-func (c *claims) wanted(view membership.AgentsView) map[tiering.ShardID]bool {
-	leaders := map[tiering.ShardID]membership.NodeID{}
+func (c *claims) wanted(view placingView) map[tiering.ShardID]bool {
 	known, _ := c.set.Leaderships()
-	for i, k := range known {
-		if k.Live {
-			leaders[tiering.ShardID(i)] = membership.NodeID(k.Node)
-		}
-	}
 	out := map[tiering.ShardID]bool{}
-	for id, node := range membership.Place(c.set.NumShards(), view.NodeIDs(), leaders) {
+	for id, node := range view.place(membership.RoleJobs, liveLeaders(known)) {
 		if node == c.session.NodeID() && c.set.View(id).Seq() > 0 {
 			out[id] = true
 		}
 	}
 	return out
+}
+
+// sweeps reports whether placement gives the sweep of the object store to this agent, which is
+// whose jobs are those of shard 0. That others may see it differently for a moment does no
+// harm: a sweep relies on nobody else's absence.
+func (c *claims) sweeps(view placingView) bool {
+	known, _ := c.set.Leaderships()
+	return c.session.Alive() && view.place(membership.RoleJobs, liveLeaders(known))[0] == c.session.NodeID()
 }
 
 func (c *claims) has(id tiering.ShardID) bool {

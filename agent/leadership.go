@@ -31,7 +31,7 @@ const (
 type leadership struct {
 	self    membership.NodeID
 	set     *journal.Set
-	agents  *membership.Agents
+	placing *placing
 	session leaderSession
 	log     *slog.Logger
 	settled chan struct{}        // closed when every shard had a leader for the first time
@@ -44,9 +44,9 @@ type leaderSession struct{ *membership.Session }
 // Node returns the agent's node id under this session.
 func (s leaderSession) Node() int32 { return int32(s.NodeID()) }
 
-func newLeadership(set *journal.Set, agents *membership.Agents, session *membership.Session, log *slog.Logger) *leadership {
+func newLeadership(placing *placing, session *membership.Session, log *slog.Logger) *leadership {
 	return &leadership{
-		self: session.NodeID(), set: set, agents: agents, session: leaderSession{session},
+		self: session.NodeID(), set: placing.set, placing: placing, session: leaderSession{session},
 		log: log, settled: make(chan struct{}), done: make(chan tiering.ShardID),
 	}
 }
@@ -64,7 +64,7 @@ func (l *leadership) run(ctx, work context.Context) {
 	}()
 	settled := false
 	for ctx.Err() == nil && l.session.Alive() {
-		view := l.agents.View()
+		view := l.placing.look()
 		known, changed := l.set.Leaderships()
 		l.start(ctx, work, view, known, busy, slots)
 		if !settled && len(busy) == 0 && l.complete(known) {
@@ -74,7 +74,8 @@ func (l *leadership) run(ctx, work context.Context) {
 		select {
 		case <-ctx.Done():
 		case <-l.session.Lost():
-		case <-view.Changed():
+		case <-view.agents.Changed():
+		case <-view.pins.Changed():
 		case <-changed:
 		case id := <-l.done:
 			if delete(busy, id); len(busy) == 0 {
@@ -85,7 +86,7 @@ func (l *leadership) run(ctx, work context.Context) {
 }
 
 // start begins what duties say, but for shards that something is under way for.
-func (l *leadership) start(ctx, work context.Context, view membership.AgentsView, known []journal.Leadership, busy map[tiering.ShardID]bool, slots chan struct{}) {
+func (l *leadership) start(ctx, work context.Context, view placingView, known []journal.Leadership, busy map[tiering.ShardID]bool, slots chan struct{}) {
 	take, release := l.duties(view, known)
 	begin := func(id tiering.ShardID, f func() bool) {
 		if busy[id] {
@@ -149,7 +150,7 @@ func (l *leadership) complete(known []journal.Leadership) bool {
 // duties compares who leads with who should. A shard between leaders counts as nobody's:
 // who led it last is known to those only who were there, and agents that place shards by
 // different knowledge could each leave one to another for ever.
-func (l *leadership) duties(view membership.AgentsView, known []journal.Leadership) (take, release []tiering.ShardID) {
+func (l *leadership) duties(view placingView, known []journal.Leadership) (take, release []tiering.ShardID) {
 	current := map[tiering.ShardID]membership.NodeID{}
 	live := map[tiering.ShardID]membership.NodeID{}
 	for i, k := range known {
@@ -165,8 +166,7 @@ func (l *leadership) duties(view membership.AgentsView, known []journal.Leadersh
 			delete(live, id)
 		}
 	}
-	placement := membership.Place(l.set.NumShards(), view.NodeIDs(), current)
-	return membership.Duties(l.self, placement, live)
+	return membership.Duties(l.self, view.place(membership.RoleProduce, current), live)
 }
 
 // leads counts the shards that this agent leads.

@@ -32,6 +32,7 @@ type questions struct {
 	groups *coordinator.Shell
 	txns   *coordinator.Shell
 	marks  *marker
+	loads  *shardLoads
 	sparse atomic.Pointer[compaction.Sparse] // segments that are mostly dead; nil: none are known
 }
 
@@ -101,6 +102,7 @@ var answers = map[string]func(ctx context.Context, q *questions, id tiering.Shar
 	alterConfigsQuestion.kind: alterConfigsQuestion.answer,
 	changeKind:                answerChange,
 	sparseKind:                answerSparse,
+	loadKind:                  answerLoad,
 }
 
 func askShell[Out any](ctx context.Context, s *coordinator.Shell, id tiering.ShardID, in any) (out Out, err error) {
@@ -177,6 +179,9 @@ func (k question[In, Out]) ask(ctx context.Context, q *questions, id tiering.Sha
 
 // AnswerHere answers what another agent asks about a shard that this agent leads.
 func (a *Agent) AnswerHere(ctx context.Context, q peer.Question) ([]byte, error) {
+	if out, known, err := a.doctor.examine(q.Kind); known {
+		return out, err
+	}
 	answer := answers[q.Kind]
 	if answer == nil || uint32(q.Shard) >= a.set.NumShards() {
 		return nil, fmt.Errorf("%w: a question %q about shard %d", metadata.ErrInvalid, q.Kind, q.Shard)

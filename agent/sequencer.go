@@ -37,6 +37,7 @@ type sequencer struct {
 	agents *membership.Agents
 	topics *catalogue.Catalogue
 	peers  Peers
+	loads  *shardLoads
 }
 
 // Sequence implements produce.Sequencer.
@@ -66,7 +67,7 @@ func definite(err error) bool {
 
 func (q *sequencer) try(ctx context.Context, id tiering.ShardID, s *shard.Submission) ([]shard.Outcome, error) {
 	if l := q.set.Leader(id); l != nil {
-		return q.propose(ctx, l, s)
+		return q.propose(ctx, id, l, s)
 	}
 	lead := q.set.Leadership(id)
 	if !lead.Live || lead.Node == q.self.Load() {
@@ -90,13 +91,13 @@ func (q *sequencer) SequenceHere(ctx context.Context, id tiering.ShardID, s *sha
 	if l == nil {
 		return nil, fmt.Errorf("shard %d is not led here: %w", id, metadata.ErrFenced)
 	}
-	return q.propose(ctx, l, s)
+	return q.propose(ctx, id, l, s)
 }
 
 // propose hands a submission to the leader and waits for its answer. If ctx ends first,
 // the outcome is not known, and a submission that still waits is dropped: a caller that
 // repeats itself must not fill the leader's queue.
-func (q *sequencer) propose(ctx context.Context, l *journal.Leader, s *shard.Submission) ([]shard.Outcome, error) {
+func (q *sequencer) propose(ctx context.Context, id tiering.ShardID, l *journal.Leader, s *shard.Submission) ([]shard.Outcome, error) {
 	gone, err := q.deletedTopics(ctx, s)
 	if err != nil {
 		return nil, err
@@ -126,6 +127,7 @@ func (q *sequencer) propose(ctx context.Context, l *journal.Leader, s *shard.Sub
 		if err != nil {
 			return nil, err
 		}
+		q.loads.sequenced(id, s)
 		return out, nil
 	case <-ctx.Done():
 		held.Store(nil)

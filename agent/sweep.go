@@ -9,7 +9,7 @@ import (
 	"github.com/floelog/floe/compaction/sweep"
 )
 
-// firstSweep is how long after it began to lead shard 0 an agent sweeps first. Shorter: agents
+// firstSweep is how long after the jobs of shard 0 became its own an agent sweeps first. Shorter: agents
 // that start together pass leadership on, and each would list the bucket. Longer: a metadata
 // store that was restored from a backup could catch up with the bucket unnoticed.
 const firstSweep = 10 * time.Second
@@ -27,7 +27,8 @@ func (c *Config) tidyDefaults() {
 	}
 }
 
-// sweep deletes from the object store what nothing names, as long as this agent leads shard 0.
+// sweep deletes from the object store what nothing names, as long as the jobs of shard
+// 0 are this agent's.
 func (a *Agent) sweep(ctx context.Context, l *life) {
 	var s *sweep.Sweeper // nil: not the leader
 	var news *sparseNews
@@ -35,8 +36,8 @@ func (a *Agent) sweep(ctx context.Context, l *life) {
 	defer next.Stop()
 	defer a.tidying.forget()
 	for {
-		_, leaders := a.set.Leaderships()
-		if a.set.Leader(0) == nil {
+		view, leaders := a.placing.look(), a.set.Changed()
+		if !l.jobs.claims.sweeps(view) {
 			if s != nil {
 				a.tidying.forget()
 			}
@@ -45,6 +46,8 @@ func (a *Agent) sweep(ctx context.Context, l *life) {
 			case <-ctx.Done():
 				return
 			case <-leaders:
+			case <-view.agents.Changed():
+			case <-view.pins.Changed():
 			}
 			continue
 		}
@@ -57,6 +60,10 @@ func (a *Agent) sweep(ctx context.Context, l *life) {
 		case <-ctx.Done():
 			return
 		case <-leaders:
+			continue
+		case <-view.agents.Changed():
+			continue
+		case <-view.pins.Changed():
 			continue
 		case <-next.C:
 		}

@@ -31,6 +31,7 @@ func newNode(s *settings.Settings, id identity, p parts) (node, error) {
 		Advertise:    id.advertise,
 		RPCAdvertise: id.rpc,
 		Zone:         s.Zone,
+		Roles:        s.Roles,
 		Version:      version(),
 		Shards:       uint32(s.Shards),
 		LeaseTTL:     s.LeaseTTL,

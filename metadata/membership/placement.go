@@ -16,18 +16,27 @@ import (
 // same state computes the same. Where there is a choice, a hash of shard and agent makes
 // it (rendezvous hashing), so that the partitions of a topic, which live on neighbouring
 // shards, spread.
-func Place(shards uint32, agents []NodeID, current map[tiering.ShardID]NodeID) map[tiering.ShardID]NodeID {
+//
+// A shard that pins name goes to its agent, and never leaves it, while that agent is live:
+// the others make room. Pins to agents that are not live count for nothing, nor do more
+// pins to one agent than its share of all shards, so the numbers stay even; those that suit
+// it least, by the same hash, are passed over. Pins may be nil.
+func Place(shards uint32, agents []NodeID, current map[tiering.ShardID]NodeID, pins Pins) map[tiering.ShardID]NodeID {
 	live := slices.Compact(slices.Sorted(slices.Values(agents)))
 	placement := make(map[tiering.ShardID]NodeID, shards)
 	if len(live) == 0 {
 		return placement
 	}
+	pinned := effective(shards, live, pins)
 	leads := make(map[NodeID][]tiering.ShardID, len(live))
 	for _, n := range live {
 		leads[n] = nil
 	}
 	for s := range tiering.ShardID(shards) {
-		n := current[s]
+		n, fixed := pinned[s]
+		if !fixed {
+			n = current[s]
+		}
 		if of, ok := leads[n]; ok {
 			leads[n] = append(of, s)
 			placement[s] = n
@@ -39,7 +48,9 @@ func Place(shards uint32, agents []NodeID, current map[tiering.ShardID]NodeID) m
 		if len(of) <= quota[n] {
 			continue
 		}
-		slices.SortFunc(of, func(a, b tiering.ShardID) int { return byScore(b, n, a, n) })
+		slices.SortFunc(of, func(a, b tiering.ShardID) int {
+			return cmp.Or(cmp.Compare(movable(pinned, a), movable(pinned, b)), byScore(b, n, a, n))
+		})
 		for _, s := range of[quota[n]:] {
 			delete(placement, s)
 		}
@@ -62,6 +73,37 @@ func Place(shards uint32, agents []NodeID, current map[tiering.ShardID]NodeID) m
 		quota[best]--
 	}
 	return placement
+}
+
+// effective returns the pins that count: to live agents, for shards that exist, and at most
+// as many to one agent as every agent leads anyway. So it depends on no leader, and what is
+// pinned is never more than an agent's quota.
+func effective(shards uint32, live []NodeID, pins Pins) map[tiering.ShardID]NodeID {
+	if len(pins) == 0 {
+		return nil
+	}
+	of := map[NodeID][]tiering.ShardID{}
+	for s, p := range pins {
+		if _, ok := slices.BinarySearch(live, p.Node); ok && uint32(s) < shards {
+			of[p.Node] = append(of[p.Node], s)
+		}
+	}
+	pinned := make(map[tiering.ShardID]NodeID, len(pins))
+	for n, list := range of {
+		slices.SortFunc(list, func(a, b tiering.ShardID) int { return byScore(b, n, a, n) })
+		for _, s := range list[:min(len(list), int(shards)/len(live))] {
+			pinned[s] = n
+		}
+	}
+	return pinned
+}
+
+// movable is 1 for a shard that its agent may give up, and 0 for one that is pinned.
+func movable(pinned map[tiering.ShardID]NodeID, s tiering.ShardID) int {
+	if _, ok := pinned[s]; ok {
+		return 0
+	}
+	return 1
 }
 
 // quotas says how many shards each agent is to lead. Where the number does not come out

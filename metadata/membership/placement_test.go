@@ -76,7 +76,7 @@ func TestPlaceProperties(t *testing.T) {
 			}
 		}
 		before := maps.Clone(current)
-		got := membership.Place(shards, agents, current)
+		got := membership.Place(shards, agents, current, nil)
 		if !maps.Equal(before, current) {
 			t.Fatalf("seed %d: the input was changed", seed)
 		}
@@ -102,11 +102,11 @@ func TestPlaceProperties(t *testing.T) {
 		shuffled := append(slices.Clone(agents), agents[0]) // a repetition must not matter
 		rnd.Shuffle(len(shuffled), func(i, j int) { shuffled[i], shuffled[j] = shuffled[j], shuffled[i] })
 		for range 3 {
-			if again := membership.Place(shards, shuffled, maps.Clone(current)); !maps.Equal(got, again) {
+			if again := membership.Place(shards, shuffled, maps.Clone(current), nil); !maps.Equal(got, again) {
 				t.Fatalf("seed %d: another order of agents gives another placement", seed)
 			}
 		}
-		if again := membership.Place(shards, agents, got); !maps.Equal(got, again) {
+		if again := membership.Place(shards, agents, got, nil); !maps.Equal(got, again) {
 			t.Fatalf("seed %d: placing what is placed moves %d shards", seed, moved(got, again, agents))
 		}
 	}
@@ -114,19 +114,19 @@ func TestPlaceProperties(t *testing.T) {
 
 func TestPlaceOneJoinsOneLeaves(t *testing.T) {
 	agents := []membership.NodeID{1, 2, 3}
-	first := membership.Place(64, agents, nil)
+	first := membership.Place(64, agents, nil, nil)
 	four := append(slices.Clone(agents), 4)
-	joined := membership.Place(64, four, first)
+	joined := membership.Place(64, four, first, nil)
 	if n := moved(first, joined, four); n != 16 {
 		t.Errorf("%d shards move to the fourth agent, want 16", n)
 	}
-	left := membership.Place(64, agents, joined)
+	left := membership.Place(64, agents, joined, nil)
 	for s, n := range joined {
 		if n != 4 && left[s] != n {
 			t.Errorf("shard %d moves from %d to %d although its leader stays", s, n, left[s])
 		}
 	}
-	if got := membership.Place(64, nil, first); len(got) != 0 {
+	if got := membership.Place(64, nil, first, nil); len(got) != 0 {
 		t.Errorf("without agents, %d shards are placed", len(got))
 	}
 }
@@ -134,7 +134,7 @@ func TestPlaceOneJoinsOneLeaves(t *testing.T) {
 // TestPlaceIsTheSameInEveryVersion holds the outcome fixed: agents of different versions
 // that disagreed would pull shards from each other.
 func TestPlaceIsTheSameInEveryVersion(t *testing.T) {
-	got := membership.Place(8, []membership.NodeID{1, 2, 3}, placement{0: 1, 1: 1, 2: 1, 3: 1, 4: 9})
+	got := membership.Place(8, []membership.NodeID{1, 2, 3}, placement{0: 1, 1: 1, 2: 1, 3: 1, 4: 9}, nil)
 	if want := "map[0:1 1:2 2:1 3:1 4:3 5:3 6:2 7:2]"; fmt.Sprint(got) != want {
 		t.Errorf("placement is %v, want %v", got, want)
 	}
@@ -166,7 +166,7 @@ func TestDutiesConverge(t *testing.T) {
 			for round, idle := 0, false; !idle; round++ {
 				idle = true
 				for _, i := range rnd.Perm(len(agents)) {
-					take, release := membership.Duties(agents[i], membership.Place(64, agents, leaders), leaders)
+					take, release := membership.Duties(agents[i], membership.Place(64, agents, leaders, nil), leaders)
 					if len(release) > 0 {
 						delete(leaders, release[rnd.IntN(len(release))])
 						released++
@@ -192,10 +192,10 @@ func BenchmarkPlace(b *testing.B) {
 	for n := range membership.NodeID(20) {
 		agents = append(agents, n+1)
 	}
-	current := membership.Place(1024, agents[:19], nil)
+	current := membership.Place(1024, agents[:19], nil, nil)
 	b.ReportAllocs()
 	for b.Loop() {
-		if got := membership.Place(1024, agents, current); len(got) != 1024 {
+		if got := membership.Place(1024, agents, current, nil); len(got) != 1024 {
 			b.Fatal("not all shards are placed")
 		}
 	}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/floelog/floe/tiering"
 )
 
 // Role is a kind of work that an agent may be kept for. What agents without a role can do
@@ -53,20 +55,35 @@ func (a Agent) Has(role Role) bool {
 }
 
 // Serving returns the agents that a role's work goes to, by ascending node id: those that
-// have the role and are not leaving; if there is none, all that are not leaving. Every
-// agent that sees the same registrations computes the same.
+// have the role and are not leaving; if there is none, all that are not leaving. While there
+// is an agent of a release before roles, which would give its own answer, it is all likewise.
+// Every agent that sees the same registrations computes the same.
 func (v AgentsView) Serving(role Role) []Agent {
-	staying := make([]Agent, 0, len(v.All()))
-	for _, a := range v.All() {
-		if !a.Leaving {
-			staying = append(staying, a)
-		}
+	staying := v.staying()
+	if !allName(staying) {
+		return staying
 	}
 	having := slices.DeleteFunc(slices.Clone(staying), func(a Agent) bool { return !a.Has(role) })
 	if len(having) == 0 {
 		return staying
 	}
 	return having
+}
+
+// staying returns the agents that are not leaving.
+func (v AgentsView) staying() []Agent {
+	agents := make([]Agent, 0, len(v.All()))
+	for _, a := range v.All() {
+		if !a.Leaving {
+			agents = append(agents, a)
+		}
+	}
+	return agents
+}
+
+// allName reports whether all agents are of releases that know roles, and pins.
+func allName(agents []Agent) bool {
+	return !slices.ContainsFunc(agents, func(a Agent) bool { return len(a.Roles) == 0 })
 }
 
 // ServingIDs returns the node ids of Serving, as Place takes them.
@@ -77,4 +94,15 @@ func (v AgentsView) ServingIDs(role Role) []NodeID {
 		ids[i] = a.NodeID
 	}
 	return ids
+}
+
+// Place places the shards on the agents that serve a role; see the function Place. Pins
+// count for nothing while there is an agent of a release before them: a shard that such an
+// agent leaves to the one that it computes, and that one to the one that the shard is pinned
+// to, would have no leader.
+func (v AgentsView) Place(role Role, shards uint32, current map[tiering.ShardID]NodeID, pins Pins) map[tiering.ShardID]NodeID {
+	if !allName(v.staying()) {
+		pins = nil
+	}
+	return Place(shards, v.ServingIDs(role), current, pins)
 }

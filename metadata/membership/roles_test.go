@@ -2,6 +2,7 @@ package membership_test
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -65,14 +66,19 @@ func TestServing(t *testing.T) {
 		check("with another for reads", ids(1, 2), ids(2), ids(1))
 		start("produce", "fetch")
 		check("with one that leads", ids(3), ids(2, 3), ids(1))
-		start()
-		check("with one of a release before roles", ids(3, 4), ids(2, 3, 4), ids(1, 4))
-		for _, i := range []int{2, 3} {
-			if err := sessions[i].Leave(t.Context()); err != nil {
-				t.Fatal(err)
-			}
+		if err := sessions[2].Leave(t.Context()); err != nil {
+			t.Fatal(err)
 		}
 		check("when all that lead are leaving", ids(1, 2), ids(2), ids(1))
+		pins := membership.Pins{0: {Node: 2}, 1: {Node: 2}}
+		if got := a.View().Place(membership.RoleProduce, 4, nil, pins); got[0] != 2 || got[1] != 2 {
+			t.Errorf("placement is %v, want shards 0 and 1 with agent 2", got)
+		}
+		start()
+		check("with one of a release before roles", ids(1, 2, 4), ids(1, 2, 4), ids(1, 2, 4))
+		if got, want := a.View().Place(membership.RoleProduce, 4, nil, pins), membership.Place(4, ids(1, 2, 4), nil, nil); !maps.Equal(got, want) {
+			t.Errorf("with an agent that knows no pins, placement is %v, want %v", got, want)
+		}
 		for _, s := range sessions {
 			mustClose(t, s)
 		}

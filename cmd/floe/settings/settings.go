@@ -52,6 +52,7 @@ type Settings struct {
 	Cluster                    string
 	NodeID                     int
 	Zone                       string
+	Roles                      []string
 	Etcd                       []string
 	EtcdCA, EtcdCert, EtcdKey  string
 	EtcdUser, EtcdPasswordFile string

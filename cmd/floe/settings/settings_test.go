@@ -150,6 +150,7 @@ func TestRefusals(t *testing.T) {
 		{"lease below what etcd grants", settings.Agent, with("--lease-ttl", "1s"), nil, "", []string{"--lease-ttl", "at least 2s"}},
 		{"certificate without key", settings.Agent, with("--etcd-cert", "c.pem"), nil, "", []string{"--etcd-cert", "--etcd-key"}},
 		{"user without password", settings.Agent, with("--etcd-user", "floe"), nil, "", []string{"--etcd-user", "--etcd-password-file"}},
+		{"unknown role", settings.Agent, with("--roles", "produce,compact"), nil, "", []string{"--roles", "compact", "jobs"}},
 		{"zone with a blank", settings.Agent, with("--zone", "a b"), nil, "", []string{"--zone"}},
 		{"cache fills the budget", settings.Dev, []string{"--cache-size", "500MiB"}, nil, "", []string{"--cache-size", "32MiB"}},
 		{"cache and answers fill the budget", settings.Dev, []string{"--cache-size", "360MiB"}, nil, "", []string{"--cache-size", "32MiB"}},

@@ -143,6 +143,12 @@ var table = []Setting{
 		field:   func(s *Settings) any { return &s.Zone },
 	},
 	{
+		Name: "roles", Group: "Cluster", Default: "produce,fetch,jobs", Commands: Agent,
+		Meaning: "what this agent is for: produce (leads shards and coordinates), fetch (serves reads), jobs (merges, cleans and sweeps), separated by commas",
+		Why:     "All: a small cluster needs nothing else. Agents for jobs alone keep heavy work away from clients. What no live agent is for, all do: nothing stops for want of a role.",
+		field:   func(s *Settings) any { return &s.Roles },
+	},
+	{
 		Name: "shards", Group: "Cluster", Default: "64", Min: "1", Max: "1024", Commands: serving,
 		Meaning: "number of shards, read only when the cluster is created",
 		Why:     "Fewer: leadership cannot spread over many agents, and one journal carries more. More: an idle cluster holds more keys and watches, and takeover touches more of them. It can never be changed.",

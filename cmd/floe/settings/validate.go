@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -113,6 +114,11 @@ func (s *Settings) checkAgent() error {
 	}
 	if !zoneName.MatchString(s.Zone) {
 		return s.wrong("zone", fmt.Sprintf("%q has characters that client.rack does not", s.Zone), "up to 64 of A-Z a-z 0-9 . _ -")
+	}
+	for _, role := range s.Roles {
+		if !slices.Contains([]string{"produce", "fetch", "jobs"}, role) {
+			return s.wrong("roles", fmt.Sprintf("%q is not a role", role), "write some of produce, fetch, jobs, separated by commas")
+		}
 	}
 	return nil
 }
