@@ -46,6 +46,20 @@ var (
 	// nothing was applied.
 	ErrConflict = errors.New("conflicting change")
 
+	// ErrFull says that the store takes no more data until an operator makes room (etcd's alarm
+	// NOSPACE). Of a Txn the outcome is unknown all the same.
+	ErrFull = errors.New("metadata store is full")
+
+	// ErrNoQuorum says that the store has no leader, or too few of its members. The outcome is
+	// unknown.
+	ErrNoQuorum = errors.New("metadata store has no quorum")
+
+	// ErrUnreachable says that no member of the store can be connected to. The outcome is unknown.
+	ErrUnreachable = errors.New("metadata store cannot be reached")
+
+	// ErrDenied says that the store refuses who asks. The outcome is unknown.
+	ErrDenied = errors.New("metadata store denies access")
+
 	// ErrSessionDead says that the agent session that a change names is no longer alive;
 	// nothing was applied.
 	ErrSessionDead = errors.New("agent session is dead")

@@ -22,6 +22,8 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/floelog/floe/metadata"
 )
@@ -255,9 +257,28 @@ func wrap(ctx context.Context, what string, err error) error {
 		return fmt.Errorf("%s: %w", what, metadata.ErrLeaseLost)
 	case errors.Is(err, rpctypes.ErrCompacted):
 		return fmt.Errorf("%s: %w", what, metadata.ErrCompacted)
+	case errors.Is(err, rpctypes.ErrNoSpace):
+		return fmt.Errorf("%s: %w: %w", what, metadata.ErrFull, err)
+	case errors.Is(err, rpctypes.ErrNoLeader), errors.Is(err, rpctypes.ErrLeaderChanged), errors.Is(err, rpctypes.ErrTimeout),
+		errors.Is(err, rpctypes.ErrTimeoutDueToLeaderFail), errors.Is(err, rpctypes.ErrTimeoutDueToConnectionLost),
+		errors.Is(err, rpctypes.ErrUnhealthy):
+		return fmt.Errorf("%s: %w: %w", what, metadata.ErrNoQuorum, err)
+	case errors.Is(err, rpctypes.ErrPermissionDenied), errors.Is(err, rpctypes.ErrAuthFailed), errors.Is(err, rpctypes.ErrInvalidAuthToken):
+		return fmt.Errorf("%s: %w: %w", what, metadata.ErrDenied, err)
+	case status.Code(err) == codes.Unavailable, codeOf(err) == codes.Unavailable:
+		return fmt.Errorf("%s: %w: %w", what, metadata.ErrUnreachable, err)
 	case ctx.Err() != nil && !errors.Is(err, ctx.Err()):
 		return fmt.Errorf("%s: %w: %w", what, ctx.Err(), err)
 	default:
 		return fmt.Errorf("%s: %w", what, err)
 	}
+}
+
+// codeOf returns the code of what clientv3 makes of a status.
+func codeOf(err error) codes.Code {
+	var coded rpctypes.EtcdError
+	if errors.As(err, &coded) {
+		return coded.Code()
+	}
+	return codes.OK
 }
