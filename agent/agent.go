@@ -17,6 +17,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
@@ -36,6 +37,7 @@ import (
 	"github.com/floelog/floe/agent/peer"
 	"github.com/floelog/floe/agent/txn"
 	"github.com/floelog/floe/compaction/job"
+	"github.com/floelog/floe/diagnosis"
 	"github.com/floelog/floe/metadata"
 	"github.com/floelog/floe/metadata/catalogue"
 	"github.com/floelog/floe/metadata/journal"
@@ -62,12 +64,16 @@ type Config struct {
 	LeaseTTL     time.Duration
 	History      time.Duration // how long the metadata store keeps old revisions
 
+	FormatLevel      int           // that the cluster's level rises to at most (metadata/level); 0: the newest that all agents read
+	FormatLevelAfter time.Duration // for how long all agents have read a higher level before it rises
+
 	FlushBytes  int64
 	FlushAge    time.Duration
 	FlushIdle   bool
 	Uploads     int
 	InlineMax   int
 	InlineRate  float64 // bytes per second
+	InlineHere  bool    // only where the shard's leader is of this agent's zone
 	RollupAge   time.Duration
 	RollupBytes int64
 	MergeTarget int64         // bytes of a merged extent; 0: 32 MiB
@@ -101,6 +107,16 @@ type Config struct {
 	MaxConnections  int
 	IdleTimeout     time.Duration
 	DrainTimeout    time.Duration
+
+	// Doubts and Certificates are what the doctor tells of that the agent does not know itself.
+	Doubts       []diagnosis.Doubt
+	Certificates []Certificate
+}
+
+// Certificate is one that the process uses.
+type Certificate struct {
+	Setting string // that names it
+	Expires time.Time
 }
 
 // Parts are the components that an agent works with.
@@ -109,9 +125,12 @@ type Parts struct {
 	Objects     objstore.Store // with retries and metrics around it
 	Log         *slog.Logger
 	Registry    prometheus.Registerer
-	Listener    net.Listener // for Kafka clients; nil: none, as in a simulation, see Ports
-	RPCListener net.Listener // for other agents; nil: they reach SequenceHere by Peers
-	Peers       Peers        // nil: gRPC to the other agents' RPC addresses
+	Gatherer    prometheus.Gatherer // of Registry, for the doctor; nil: the agent does not look at itself
+	PeerTLS     *tls.Config         // of connections between agents, both ends; nil: none
+	Listener    net.Listener        // for Kafka clients; nil: none, as in a simulation, see Ports
+	Listeners   []Listener          // further ones; none without Listener
+	RPCListener net.Listener        // for other agents; nil: they reach SequenceHere by Peers
+	Peers       Peers               // nil: gRPC to the other agents' RPC addresses
 	// Jobs may put something between a simulation's agent and the journals that its jobs
 	// change; the numbers are those of the jobs' objects. nil: nothing.
 	Jobs func(job.Journals, job.Segments) job.Journals
@@ -149,6 +168,7 @@ type Agent struct {
 	parts     Parts
 	keys      metadata.Keys
 	metrics   *metrics
+	zoneBytes *zoneBytes
 	cleaning  *cleaning
 	merging   *merging
 	tidying   *tidying
@@ -171,10 +191,13 @@ type Agent struct {
 	reader     *fetch.Reader
 	ports      kafka.Parts
 	traffic    *topicTraffic
-	peerServer *peer.Server     // nil without an RPCListener
-	server     *protocol.Server // nil without a Listener
+	levels     *levels      // of the formats that are written
+	secret     []byte       // of the cluster's agents
+	peerServer *peer.Server // nil without an RPCListener
+	server     servers      // none without a Listener
 
 	carrier carrier
+	doctor  *doctor
 
 	current  atomic.Pointer[life] // nil while batches are refused
 	refused  chan struct{}        // a batch was; capacity 1
@@ -196,6 +219,10 @@ func New(cfg Config, parts Parts) (*Agent, error) {
 	if cfg.CarryAge == 0 {
 		cfg.CarryAge = 5 * time.Second
 	}
+	if err := cfg.checkLevel(); err != nil {
+		return nil, err
+	}
+	cfg.Kafka.Zone = cfg.Zone
 	roles, err := membership.ParseRoles(cfg.Roles)
 	if err != nil {
 		return nil, err
@@ -207,10 +234,11 @@ func New(cfg Config, parts Parts) (*Agent, error) {
 	}
 	a := &Agent{
 		cfg: cfg, parts: parts, keys: metadata.NewKeys(cfg.Cluster),
-		metrics: newMetrics(parts.Registry), cleaning: newCleaning(parts.Registry), merging: newMerging(parts.Registry), tidying: newTidying(parts.Registry), balancing: newBalancing(parts.Registry), budget: protocol.NewBudget(cfg.RequestMemory), control: protocol.NewBudget(controlMemory), cache: t.cache, tiers: t,
+		metrics: newMetrics(parts.Registry), zoneBytes: newZoneBytes(cfg.Zone, parts.Registry), cleaning: newCleaning(parts.Registry), merging: newMerging(parts.Registry), tidying: newTidying(parts.Registry), balancing: newBalancing(parts.Registry), budget: protocol.NewBudget(cfg.RequestMemory), control: protocol.NewBudget(controlMemory), cache: t.cache, tiers: t,
 		manifests: manifests.NewReader(parts.Objects, manifests.DefaultCapacity),
 		serving:   make(chan struct{}), ready: make(chan struct{}), refused: make(chan struct{}, 1),
 	}
+	a.doctor = newDoctor(a, parts.Gatherer, parts.Registry)
 	registerState(parts.Registry, t.cache, a.budget)
 	t.register(parts.Registry)
 	registerManifests(parts.Registry, a.manifests)
@@ -254,17 +282,15 @@ func (a *Agent) setReady() {
 
 func (a *Agent) setDraining() { a.draining.Store(true) }
 
-// inlineRoom says whether a shard may take more inline bytes.
-func (a *Agent) inlineRoom(id tiering.ShardID) bool {
-	return a.set.View(id).InlineBytes() < maxShardInline
-}
-
 // Run serves until ctx ends, then drains. It returns an error if the agent cannot start
 // or cannot go on.
 func (a *Agent) Run(ctx context.Context) error {
 	defer a.tiers.close()
-	cluster, err := catalogue.Admit(ctx, a.parts.Meta, a.parts.Objects, a.keys, catalogue.Want{Shards: a.cfg.Shards})
+	cluster, err := catalogue.Admit(ctx, a.parts.Meta, a.parts.Objects, a.keys, catalogue.Want{Shards: a.cfg.Shards, Level: level.Level(a.cfg.FormatLevel)})
 	if err != nil {
+		return err
+	}
+	if a.secret, err = catalogue.EnsureSecret(ctx, a.parts.Meta, a.keys); err != nil {
 		return err
 	}
 	id, err := base64.RawURLEncoding.DecodeString(cluster.ID)
@@ -286,6 +312,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err := a.assemble(cluster); err != nil {
 		return err
 	}
+	task("format level", a.levels.mirror.Run)
 	task("topics", a.catalogue.Run)
 	task("agents", a.agents.Run)
 	task("who is there", a.cluster.run)
@@ -309,23 +336,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.server != nil {
 		task("serving Kafka clients", a.server.Serve)
 	}
+	task("the doctor", a.doctor.run)
 	close(a.serving)
 	return a.lives(ctx, work, first)
-}
-
-// servePeers serves other agents until ctx ends. An agent that drains has stopped it
-// before; one that has no session when it is told to stop has nothing to drain.
-func (a *Agent) servePeers(ctx context.Context) error {
-	stopped := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(stopped)
-		a.peerServer.Stop(ctx)
-	})
-	err := a.peerServer.Serve(a.parts.RPCListener)
-	if !stop() {
-		<-stopped
-	}
-	return err
 }
 
 // lives runs one life after the other until ctx ends or something stops work.
@@ -391,18 +404,23 @@ func (a *Agent) await(ctx, work context.Context) error {
 // assemble makes the parts that need the cluster and the node id, and connects them.
 func (a *Agent) assemble(c catalogue.Cluster) error {
 	log := a.parts.Log
+	a.levels = newLevels(a, level.Level(c.FormatVersion))
+	if err := a.registerLevel(); err != nil {
+		return fmt.Errorf("registering the metrics of the format level: %w", err)
+	}
 	a.catalogue = catalogue.New(a.parts.Meta, a.keys, c, catalogue.Config{Log: log})
 	a.agents = membership.NewAgents(a.parts.Meta, a.keys, membership.AgentsConfig{Log: log})
 	a.set = journal.New(journal.Config{Keys: a.keys, Shards: c.Shards, SnapshotRecords: a.cfg.SnapshotRecords, SnapshotAge: cmp.Or(a.cfg.SnapshotAge, snapshotAge)}, journal.Parts{
-		Store: a.parts.Meta, Objects: a.parts.Objects, Log: log, Now: time.Now, Nonce: nonce, Observe: troubled{a.metrics, &a.carrier},
+		Store: a.parts.Meta, Objects: a.parts.Objects, Log: log, Now: time.Now, Nonce: nonce, Observe: yielding{watchedJournals{troubled{a.metrics, &a.carrier}, a.doctor}, &a.reader},
 		Committed:     a.carrier.committed,
-		RecordVersion: func() byte { return level.Level(c.FormatVersion).Formats().Record },
+		RecordVersion: func() byte { return a.levels.formats().Record },
 		Applied:       func(id tiering.ShardID, rec *shard.Record) { a.reader.Applied(id, rec) },
 	})
 	a.reader = fetch.NewReader(fetch.Config{}, fetch.Parts{Views: a.set, Cache: a.cache, Manifests: a.manifests, Observe: a.metrics, Now: time.Now})
 	if a.parts.Peers == nil {
-		a.parts.Peers = peer.NewClient()
+		a.parts.Peers = peer.NewClient(a.identity(c))
 	}
+	a.parts.Peers = a.zoneBytes.over(a.parts.Peers, a.agents)
 	a.tiers.connect(&a.node, a.agents, a.parts.Peers)
 	loads := newShardLoads(a.set)
 	a.placing = &placing{set: a.set, agents: a.agents, pins: membership.NewPlacement(a.parts.Meta, a.keys, membership.AgentsConfig{Log: log})}
@@ -424,13 +442,15 @@ func (a *Agent) assemble(c catalogue.Cluster) error {
 	if err := a.parts.Registry.Register(a.traffic); err != nil {
 		return fmt.Errorf("registering the metrics of topics: %w", err)
 	}
-	a.ports.Traffic = a.traffic
+	a.ports.Traffic, a.ports.Zones = a.traffic, a.zoneBytes
+	a.ports.Producer = watchedProducer{a.ports.Producer, a.doctor.busiest}
 	if err := a.coordinate(); err != nil {
 		return err
 	}
 	a.questions.loads = loads
+	a.ports.Groups = watchedGroups{a.ports.Groups, a.doctor.busiest}
 	if a.parts.RPCListener != nil {
-		a.peerServer = peer.NewServer(a, a)
+		a.peerServer = peer.NewServer(a, a, peer.Guard{Identity: a.identity(c), Demand: a.levels.tokens, Refused: a.levels.refused})
 	}
 	if a.parts.Listener == nil {
 		return nil
@@ -439,7 +459,7 @@ func (a *Agent) assemble(c catalogue.Cluster) error {
 	if err != nil {
 		return err
 	}
-	a.server, err = a.newServer(handler)
+	a.server, err = a.newServers(handler)
 	return err
 }
 

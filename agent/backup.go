@@ -24,6 +24,7 @@ type backup struct {
 	number     uint64          // of the last copy
 	outdated   <-chan struct{} // closed when the topics are not those of the last copy any more; nil: no copy yet
 	producerID int64           // as last read
+	led        bool            // shard 0, when last looked at
 }
 
 // due reports whether the topics have changed since the last copy.
@@ -38,20 +39,13 @@ func (b *backup) due() bool {
 
 // backUp keeps a copy of the catalogue in the bucket, as long as this agent leads shard 0:
 // one when it begins to lead, and one whenever the topics have changed. What is due when the life
-// ends is stored then: the metadata store may be lost.
+// ends is stored then, see lastBackup.
 func (a *Agent) backUp(ctx context.Context, l *life) {
-	var b backup
-	led := false
-	defer func() {
-		if led && b.due() {
-			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
-			defer cancel()
-			a.tryBackup(last, l, &b)
-		}
-	}()
+	b := &l.backup
+	defer a.lastBackup(ctx, l)
 	for {
 		_, leadership := a.set.Leaderships()
-		if led = a.set.Leader(0) != nil; !led {
+		if b.led = a.set.Leader(0) != nil; !b.led {
 			b.outdated = nil
 			select {
 			case <-ctx.Done():
@@ -69,10 +63,21 @@ func (a *Agent) backUp(ctx context.Context, l *life) {
 			case <-b.outdated:
 			}
 		}
-		if !sleep(ctx, backupPause) || !a.tryBackup(ctx, l, &b) && !sleep(ctx, backupRetry) {
+		if !sleep(ctx, backupPause) || !a.tryBackup(ctx, l, b) && !sleep(ctx, backupRetry) {
 			return
 		}
 	}
+}
+
+// lastBackup stores what is due when a life ends: the metadata store may be lost. backUp has ended, or is about to. A
+// drain does it once more behind the last request, which may have created a topic.
+func (a *Agent) lastBackup(ctx context.Context, l *life) {
+	if !l.backup.led || !l.backup.due() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
+	defer cancel()
+	a.tryBackup(ctx, l, &l.backup)
 }
 
 // tryBackup stores one copy, and reports whether it did.
@@ -110,6 +115,7 @@ func (a *Agent) storeCatalogue(ctx context.Context, l *life, view catalogue.View
 	if err != nil {
 		return err
 	}
+	c.Cluster.FormatVersion = int(a.levels.now()) // which may have risen since it was read
 	data, err := c.Encode()
 	if err != nil {
 		return err

@@ -19,6 +19,7 @@ type life struct {
 	pipeline   *produce.Pipeline
 	leadership *leadership
 	jobs       *jobs
+	backup     backup // backUp's, until that has ended
 }
 
 const (
@@ -36,15 +37,15 @@ const (
 func (a *Agent) begin(ctx context.Context) (*life, error) {
 	cfg := membership.SessionConfig{
 		TTL: a.cfg.LeaseTTL, NodeID: membership.NodeID(a.cfg.NodeID), Address: a.cfg.Advertise, RPCAddress: a.cfg.RPCAdvertise,
-		Zone: a.cfg.Zone, Roles: a.cfg.Roles, Version: a.cfg.Version, Log: a.parts.Log,
+		Zone: a.cfg.Zone, Roles: a.cfg.Roles, Version: a.cfg.Version, Listeners: a.advertised(), Log: a.parts.Log,
 	}
 	if last := a.node.Load(); last != 0 {
 		cfg.NodeID = membership.NodeID(last) // clients know this agent by it
 	}
-	session, err := membership.Start(ctx, a.parts.Meta, a.keys, cfg)
+	session, err := membership.Start(ctx, watchedLease{a.parts.Meta, &a.doctor.lease, a.cfg.LeaseTTL}, a.keys, cfg)
 	if errors.Is(err, membership.ErrNodeIDTaken) && a.cfg.NodeID == 0 {
 		cfg.NodeID = 0 // another agent got it meanwhile: any other will do
-		session, err = membership.Start(ctx, a.parts.Meta, a.keys, cfg)
+		session, err = membership.Start(ctx, watchedLease{a.parts.Meta, &a.doctor.lease, a.cfg.LeaseTTL}, a.keys, cfg)
 	}
 	if err != nil {
 		return nil, err
@@ -79,6 +80,7 @@ func (a *Agent) live(ctx context.Context, l *life) {
 	tasks.Go(func() { l.leadership.run(duties, work) })
 	tasks.Go(func() { a.keepHouse(duties, l) })
 	a.runJobs(duties, l, &tasks)
+	tasks.Go(func() { a.raiseLevels(duties) })
 	tasks.Go(func() { a.carry(duties, l) })
 	tasks.Go(func() { a.backUp(duties, l) })
 	tasks.Go(func() { a.balance(duties) })
@@ -96,6 +98,7 @@ func (a *Agent) live(ctx context.Context, l *life) {
 			tasks.Wait()
 		})
 	case <-l.session.Lost():
+		a.doctor.lostSession()
 		a.parts.Log.Error("the session was lost; this agent registers again", "node", a.node.Load(), "err", l.session.Err())
 		a.current.CompareAndSwap(l, nil)
 		endDuties()
@@ -151,6 +154,7 @@ func (a *Agent) drain(l *life, endDuties func()) {
 		step("closing connections", a.cfg.DrainTimeout/4, a.server.Shutdown)
 	}
 	step("finishing batches", a.cfg.DrainTimeout/4, l.pipeline.Close)
+	a.lastBackup(context.Background(), l)
 	step("handing over", a.cfg.DrainTimeout/4, func(ctx context.Context) error {
 		l.leadership.releaseAll(ctx)
 		if a.peerServer != nil {

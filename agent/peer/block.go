@@ -149,6 +149,9 @@ func handleBlock(srv any, ctx context.Context, receive func(any) error, _ grpc.U
 	if err := receive(&in); err != nil {
 		return nil, err
 	}
+	if err := speaks(in); err != nil {
+		return nil, err
+	}
 	r, purpose, err := decodeBlock(in)
 	if err != nil {
 		return nil, grpcstatus.Error(codes.InvalidArgument, err.Error())

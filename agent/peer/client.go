@@ -9,7 +9,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/floelog/floe/metadata"
@@ -19,6 +18,8 @@ import (
 
 // Client asks other agents. Its connections are made when they are first needed and kept.
 type Client struct {
+	as Identity
+
 	mu     sync.Mutex
 	conns  map[connKey]*grpc.ClientConn
 	closed bool
@@ -31,12 +32,12 @@ type connKey struct {
 	blocks bool
 }
 
-// NewClient returns a client without connections.
-func NewClient() *Client { return &Client{conns: map[connKey]*grpc.ClientConn{}} }
+// NewClient returns a client without connections that asks as a member of a cluster.
+func NewClient(as Identity) *Client { return &Client{as: as, conns: map[connKey]*grpc.ClientConn{}} }
 
 // Sequence asks the agent at addr to commit a submission on a shard that it leads. Errors
 // other than metadata.ErrFenced, ErrSessionDead, ErrInvalid and shard.ErrStaleSubmission
-// leave the outcome unknown.
+// leave the outcome unknown, but for ErrNotSpoken and ErrRefused, after which nothing was done.
 func (c *Client) Sequence(ctx context.Context, addr string, id tiering.ShardID, s *shard.Submission) ([]shard.Outcome, error) {
 	conn, err := c.conn(addr)
 	if err != nil {
@@ -72,7 +73,7 @@ func (c *Client) Ask(ctx context.Context, addr string, q Question) ([]byte, erro
 
 func invoke(ctx context.Context, conn *grpc.ClientConn, method string, in []byte) (answer []byte, err error) {
 	err = conn.Invoke(ctx, "/"+serviceName+"/"+method, &in, &answer, grpc.ForceCodecV2(rawCodec{}))
-	return answer, err
+	return answer, spoken(err)
 }
 
 func (c *Client) conn(addr string) (*grpc.ClientConn, error) { return c.connect(connKey{addr: addr}) }
@@ -93,7 +94,8 @@ func (c *Client) connect(key connKey, opts ...grpc.DialOption) (*grpc.ClientConn
 	retry := backoff.DefaultConfig
 	retry.BaseDelay, retry.MaxDelay = 50*time.Millisecond, time.Second
 	conn, err := grpc.NewClient("passthrough:///"+key.addr, append(opts,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithTransportCredentials(c.as.clientTransport()),
+		grpc.WithPerRPCCredentials(c.as.headers()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: retry, MinConnectTimeout: time.Second}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 3 * time.Second}),

@@ -12,7 +12,13 @@
 //
 // The answer to Block is OK and the bytes; anything else is an error of gRPC, after which the
 // bytes are in the object store all the same. An agent that does not know the method says
-// Unimplemented.
+// Unimplemented, as it does of a message of a newer version: then nothing was done, and the caller
+// says it in an older form, does without, or waits until another agent leads.
+//
+// Each call carries the id of the caller's cluster, a token that proves that the caller can
+// read the cluster's metadata store, and the newest version of the protocol that it speaks
+// (identity.go). A server refuses other clusters and wrong tokens always, and calls without
+// a token once the cluster's level says that all agents send one.
 //
 // Invariant: an answer is definite. Any other end of a call (a lost connection, a time-out)
 // leaves the outcome unknown, and the caller repeats the same message until it hears an

@@ -44,13 +44,19 @@ func (a *asked) AnswerHere(_ context.Context, q Question) ([]byte, error) {
 
 func serve(t *testing.T, a *asked) (addr string, c *Client) {
 	t.Helper()
+	return serveAs(t, a, Guard{}, Identity{})
+}
+
+// serveAs serves under a guard, and returns a client that asks as somebody.
+func serveAs(t *testing.T, a *asked, g Guard, as Identity) (addr string, c *Client) {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, ended := NewServer(a, a.blocks), make(chan error, 1)
+	s, ended := NewServer(a, a.blocks, g), make(chan error, 1)
 	go func() { ended <- s.Serve(l) }()
-	c = NewClient()
+	c = NewClient(as)
 	t.Cleanup(func() {
 		c.Close()
 		s.Stop(t.Context())

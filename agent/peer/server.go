@@ -2,9 +2,14 @@ package peer
 
 import (
 	"context"
+	"errors"
 	"net"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	grpcstatus "google.golang.org/grpc/status"
 
 	"github.com/floelog/floe/metadata/shard"
 	"github.com/floelog/floe/tiering"
@@ -21,10 +26,17 @@ type Leader interface {
 // Server answers other agents.
 type Server struct{ grpc *grpc.Server }
 
-// NewServer returns a server for what other agents ask of l and, unless it is nil, of blocks.
-func NewServer(l Leader, blocks Blocks) *Server {
+// NewServer returns a server for what other agents ask of l and, unless it is nil, of blocks, as
+// far as the guard lets them.
+func NewServer(l Leader, blocks Blocks, g Guard) *Server {
 	calls := &blockCalls{}
+	creds := insecure.NewCredentials()
+	if g.TLS != nil {
+		creds = credentials.NewTLS(g.TLS)
+	}
 	s := grpc.NewServer(
+		grpc.Creds(creds),
+		grpc.InTapHandle(g.admit(g.token())),
 		grpc.StatsHandler(calls),
 		grpc.ForceServerCodecV2(rawCodec{}),
 		grpc.MaxRecvMsgSize(maxMessage),
@@ -45,7 +57,13 @@ func handleSequence(srv any, ctx context.Context, receive func(any) error, _ grp
 	if err := receive(&in); err != nil {
 		return nil, err
 	}
+	if err := speaks(in); err != nil {
+		return nil, err
+	}
 	id, s, err := decodeRequest(in)
+	if errors.Is(err, shard.ErrVersion) {
+		return nil, grpcstatus.Error(codes.Unimplemented, err.Error())
+	}
 	var out []shard.Outcome
 	if err == nil {
 		out, err = srv.(Leader).SequenceHere(ctx, id, s)
@@ -57,9 +75,21 @@ func handleSequence(srv any, ctx context.Context, receive func(any) error, _ grp
 	return &answer, nil
 }
 
+// speaks refuses a message of a version that this agent does not know, so that whoever sent it
+// knows that nothing was done, and may say it in the words of an older one.
+func speaks(in []byte) error {
+	if len(in) > 0 && in[0] > protocolVersion {
+		return grpcstatus.Errorf(codes.Unimplemented, "a message of version %d, this agent knows up to %d", in[0], protocolVersion)
+	}
+	return nil
+}
+
 func handleAsk(srv any, ctx context.Context, receive func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
 	var in []byte
 	if err := receive(&in); err != nil {
+		return nil, err
+	}
+	if err := speaks(in); err != nil {
 		return nil, err
 	}
 	q, err := decodeQuestion(in)

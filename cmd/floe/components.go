@@ -127,6 +127,35 @@ func etcdTLS(s *settings.Settings) (*tls.Config, error) {
 	return cfg, nil
 }
 
+// rpcTLS returns what both ends of a connection between agents use; nil: no TLS.
+func rpcTLS(s *settings.Settings) (*tls.Config, error) {
+	if s.RPCCert == "" {
+		return nil, nil
+	}
+	pem, err := os.ReadFile(s.RPCCA)
+	if err != nil {
+		return nil, fmt.Errorf("rpc-tls-ca: %w (give a PEM file that can be read)", err)
+	}
+	authorities := x509.NewCertPool()
+	if !authorities.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("rpc-tls-ca: no certificate in %s (give a PEM file)", s.RPCCA)
+	}
+	key, err := readSecret("rpc-tls-key", s.RPCKey)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := os.ReadFile(s.RPCCert)
+	if err != nil {
+		return nil, fmt.Errorf("rpc-tls-cert: %w (give a PEM file that can be read)", err)
+	}
+	pair, err := tls.X509KeyPair(cert, key)
+	if err != nil {
+		return nil, fmt.Errorf("rpc-tls-cert: %w (give a certificate and its key, both PEM)", err)
+	}
+	return &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{pair}, RootCAs: authorities,
+		ClientCAs: authorities, ClientAuth: tls.RequireAndVerifyClientCert, ServerName: s.RPCName}, nil
+}
+
 // readSecret reads a file that nobody but its owner and group may read.
 func readSecret(setting, name string) ([]byte, error) {
 	info, err := os.Stat(name)

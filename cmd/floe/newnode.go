@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
 	"strconv"
 
@@ -23,8 +25,21 @@ func (r running) Health() error {
 	return errors.Join(errs...)
 }
 
+// Doctor implements examiner.
+func (r running) Doctor(ctx context.Context) ([]byte, error) {
+	report, err := r.Agent.Doctor(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(report)
+}
+
 // newNode builds an agent from settings and parts.
 func newNode(s *settings.Settings, id identity, p parts) (node, error) {
+	peerTLS, err := rpcTLS(s)
+	if err != nil {
+		return nil, err
+	}
 	a, err := agent.New(agent.Config{
 		Cluster:      s.Cluster,
 		NodeID:       int32(id.nodeID),
@@ -37,12 +52,15 @@ func newNode(s *settings.Settings, id identity, p parts) (node, error) {
 		LeaseTTL:     s.LeaseTTL,
 		History:      s.EtcdKeep,
 
+		FormatLevel: s.FormatLevel, FormatLevelAfter: s.FormatLevelAfter,
+
 		FlushBytes:  int64(s.FlushSize),
 		FlushAge:    s.FlushAge,
 		FlushIdle:   s.FlushIdle,
 		Uploads:     s.UploadsInFlight,
 		InlineMax:   int(s.InlineMax),
 		InlineRate:  float64(s.InlineRate),
+		InlineHere:  !s.InlineAcrossZones,
 		RollupAge:   s.RollupAge,
 		RollupBytes: int64(s.RollupSize),
 		CarryAge:    s.CarryAge,
@@ -71,8 +89,11 @@ func newNode(s *settings.Settings, id identity, p parts) (node, error) {
 		MaxConnections:  s.MaxConnections,
 		IdleTimeout:     s.IdleTimeout,
 		DrainTimeout:    s.DrainTimeout,
+
+		Doubts:       s.Doubts(),
+		Certificates: certificates(s),
 	}, agent.Parts{
-		Meta: p.meta, Objects: p.objects, Log: p.log, Registry: p.registry, Listener: p.kafka, RPCListener: p.rpc,
+		Meta: p.meta, Objects: p.objects, Log: p.log, Registry: p.registry, Gatherer: p.registry, Listener: p.kafka, Listeners: p.further, RPCListener: p.rpc, PeerTLS: peerTLS,
 	})
 	if err != nil {
 		return nil, err
@@ -99,6 +120,10 @@ func kafkaSettings(s *settings.Settings, store string) kafka.Settings {
 	k.ConsumerHeartbeat = kafka.Between{Default: g.ConsumerHeartbeatInterval, Least: g.MinConsumerHeartbeatInterval, Most: g.MaxConsumerHeartbeatInterval}
 	k.ConsumerAssignors = g.ConsumerAssignors
 	k.StoreName = store
+	k.ClientZones = map[string]kafka.ClientZone{kafka.DefaultListener: kafka.ClientZone(s.ClientZone)}
+	for _, l := range s.Listeners {
+		k.ClientZones[l.Name] = kafka.ClientZone(l.ClientZone)
+	}
 	k.TopicDefaults = map[string]string{
 		"max.message.bytes": strconv.FormatInt(int64(s.MessageMaxBytes), 10),
 		"retention.ms":      retention,

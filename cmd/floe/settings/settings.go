@@ -48,6 +48,9 @@ type Settings struct {
 	RPCAdvertise  string // empty: the host of Advertise, the port of RPCAddr
 	AdminAddr     string // empty: no admin server
 	AdminInsecure bool
+	ClientZone    string     // of the listener of Addr
+	Listener      []string   // as given
+	Listeners     []Listener // what Listener says, after Load
 
 	Cluster                    string
 	NodeID                     int
@@ -60,6 +63,10 @@ type Settings struct {
 	Shards                     int
 	LeaseTTL                   time.Duration
 	EtcdQuota                  Bytes
+	FormatLevel                int // 0: the newest that all agents read
+	FormatLevelAfter           time.Duration
+	RPCCert, RPCKey, RPCCA     string // all or none
+	RPCName                    string // empty: the host of the address
 	EtcdKeep                   time.Duration
 
 	Data   string
@@ -71,6 +78,7 @@ type Settings struct {
 	UploadsInFlight   int
 	InlineMax         Bytes
 	InlineRate        Bytes // per second
+	InlineAcrossZones bool
 	RollupAge         time.Duration
 	RollupSize        Bytes
 	CarryAge          time.Duration

@@ -1,6 +1,9 @@
 package settings
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // Setting is one row of the table.
 type Setting struct {
@@ -44,135 +47,7 @@ const (
 	all     = Dev | Agent | Inspect
 )
 
-var table = []Setting{
-	{
-		Name: "addr", Group: "Addresses", Default: "127.0.0.1:9092", Commands: serving,
-		Meaning: "address on which Kafka clients connect",
-		Why:     "Not every interface: a listener that anyone can reach is opened on purpose. 9092 is where Kafka clients look.",
-		field:   func(s *Settings) any { return &s.Addr },
-	},
-	{
-		Name: "advertise", Group: "Addresses", Commands: serving,
-		Meaning: "address that clients are told to connect to; unless given, that of addr",
-		Why:     "Clients connect to what Metadata answers, not to what they bootstrap from. Behind a NAT or on 0.0.0.0 nobody but the operator knows that address, so then it must be given.",
-		field:   func(s *Settings) any { return &s.Advertise },
-	},
-	{
-		Name: "rpc-addr", Group: "Addresses", Commands: serving,
-		Meaning: "address on which agents talk to each other; unless given, a free port on the host of addr",
-		Why:     "A fixed port is needed only where a firewall stands between agents. Others learn the port from etcd, under the host of advertise.",
-		field:   func(s *Settings) any { return &s.RPCAddr },
-	},
-	{
-		Name: "rpc-advertise", Group: "Addresses", Commands: serving,
-		Meaning: "address that other agents are told to connect to; unless given, the host of advertise with the port of rpc-addr",
-		Why:     "Needed only where clients reach agents by another way than agents reach each other: published ports of containers, load balancers.",
-		field:   func(s *Settings) any { return &s.RPCAdvertise },
-	},
-	{
-		Name: "admin-addr", Group: "Addresses", Default: "127.0.0.1:9644", Commands: serving,
-		Meaning: "address of /metrics, /healthz, /readyz and /debug/pprof; empty: none",
-		Why:     "Loopback, because profiles and metrics tell a stranger too much.",
-		field:   func(s *Settings) any { return &s.AdminAddr },
-	},
-	{
-		Name: "admin-insecure", Group: "Addresses", Default: "false", Commands: serving,
-		Meaning: "allow an admin-addr that others can reach, although it asks for no password",
-		Why:     "A network policy may protect it, as in Kubernetes; Floe cannot see that and wants to be told.",
-		field:   func(s *Settings) any { return &s.AdminInsecure },
-	},
-
-	{
-		Name: "cluster", Group: "Cluster", Default: "floe", Commands: all,
-		Meaning: "name of the cluster: everything in etcd is under /floe/NAME/",
-		Why:     "One etcd may serve several clusters; each needs a store, or a prefix of one, of its own.",
-		field:   func(s *Settings) any { return &s.Cluster },
-	},
-	{
-		Name: "etcd", Group: "Cluster", Commands: Agent | Inspect,
-		Meaning: "etcd members, as HOST:PORT or URL, separated by commas",
-		Why:     "No default: an agent that finds a stranger's etcd on localhost would write to it.",
-		field:   func(s *Settings) any { return &s.Etcd },
-	},
-	{
-		Name: "etcd-ca", Group: "Cluster", Commands: Agent | Inspect,
-		Meaning: "PEM file with the authorities that sign etcd's certificate; turns TLS on",
-		Why:     "Unless given, https endpoints are checked against the system's authorities, and others are plain text.",
-		field:   func(s *Settings) any { return &s.EtcdCA },
-	},
-	{
-		Name: "etcd-cert", Group: "Cluster", Commands: Agent | Inspect,
-		Meaning: "PEM file with the certificate that etcd knows this agent by; needs etcd-key",
-		Why:     "Whoever reaches etcd owns the cluster: let it ask for certificates.",
-		field:   func(s *Settings) any { return &s.EtcdCert },
-	},
-	{
-		Name: "etcd-key", Group: "Cluster", Commands: Agent | Inspect,
-		Meaning: "PEM file with the key of etcd-cert",
-		Why:     "It must not be readable by everyone.",
-		field:   func(s *Settings) any { return &s.EtcdKey },
-	},
-	{
-		Name: "etcd-user", Group: "Cluster", Commands: Agent | Inspect,
-		Meaning: "user of etcd; needs etcd-password-file",
-		Why:     "Empty: no login.",
-		field:   func(s *Settings) any { return &s.EtcdUser },
-	},
-	{
-		Name: "etcd-password-file", Group: "Cluster", Commands: Agent | Inspect,
-		Meaning: "file with the password of etcd-user",
-		Why:     "A file, because arguments and environments are seen by others. It must not be readable by everyone.",
-		field:   func(s *Settings) any { return &s.EtcdPasswordFile },
-	},
-	{
-		Name: "store", Group: "Cluster", Commands: Agent | Inspect,
-		Meaning: "object store: s3://BUCKET/PREFIX?region=R&endpoint=URL&driver=s3|minio or file:///DIR",
-		Why:     "No default: records must go where the operator says. Credentials come from the environment, never from here.",
-		field:   func(s *Settings) any { return &s.Store },
-	},
-	{
-		Name: "node-id", Group: "Cluster", Default: "0", Min: "0", Max: "2147483647", Commands: serving,
-		Meaning: "Kafka broker id of this agent; 0: the smallest that is free",
-		Why:     "Agents hold nothing, so an id need not be theirs for ever. Give one where dashboards name agents by it.",
-		field:   func(s *Settings) any { return &s.NodeID },
-	},
-	{
-		Name: "zone", Group: "Cluster", Commands: Agent,
-		Meaning: "availability zone of this agent; clients with the same client.rack are sent here",
-		Why:     "Empty: all agents are equally near.",
-		field:   func(s *Settings) any { return &s.Zone },
-	},
-	{
-		Name: "roles", Group: "Cluster", Default: "produce,fetch,jobs", Commands: Agent,
-		Meaning: "what this agent is for: produce (leads shards and coordinates), fetch (serves reads), jobs (merges, cleans and sweeps), separated by commas",
-		Why:     "All: a small cluster needs nothing else. Agents for jobs alone keep heavy work away from clients. What no live agent is for, all do: nothing stops for want of a role.",
-		field:   func(s *Settings) any { return &s.Roles },
-	},
-	{
-		Name: "shards", Group: "Cluster", Default: "64", Min: "1", Max: "1024", Commands: serving,
-		Meaning: "number of shards, read only when the cluster is created",
-		Why:     "Fewer: leadership cannot spread over many agents, and one journal carries more. More: an idle cluster holds more keys and watches, and takeover touches more of them. It can never be changed.",
-		field:   func(s *Settings) any { return &s.Shards },
-	},
-	{
-		Name: "lease-ttl", Group: "Cluster", Default: "3s", Min: "2s", Max: "60s", Commands: serving,
-		Meaning: "how long etcd keeps the leadership of an agent that is not heard of; whole seconds",
-		Why:     "Shorter: a pause of two seconds, or a slow election of etcd's, moves leadership for nothing. Longer: after a crash, partitions wait that long for a new leader. It is renewed five times within itself.",
-		field:   func(s *Settings) any { return &s.LeaseTTL },
-	},
-	{
-		Name: "etcd-history", Group: "Cluster", Default: "30s", Min: "5s", Max: "24h", Commands: serving,
-		Meaning: "age at which agents let etcd forget old revisions",
-		Why:     "Shorter: a watch that was cut off for longer must load the snapshot again. Longer: etcd's database grows with every append in between, at the full inline rate by 240MiB a minute.",
-		field:   func(s *Settings) any { return &s.EtcdKeep },
-	},
-	{
-		Name: "etcd-quota", Group: "Cluster", Default: "2GiB", Min: "64MiB", Max: "8GiB", Commands: Dev,
-		Meaning: "size at which the embedded etcd refuses writes",
-		Why:     "Floe keeps its database far below this. Smaller: no room for a burst. Larger: etcd advises against more than 8GiB.",
-		field:   func(s *Settings) any { return &s.EtcdQuota },
-	},
-
+var table = slices.Concat(addressSettings, clusterSettings, []Setting{
 	{
 		Name: "data", Group: "Development", Default: "floe-data", Commands: Dev | Inspect,
 		Meaning: "directory of floe dev: its etcd and its store",
@@ -221,6 +96,12 @@ var table = []Setting{
 		Meaning: "bytes a second that an agent may commit through etcd alone",
 		Why:     "Smaller: bursts of small writes turn into PUTs early. Larger: etcd's log and database grow faster than they are compacted.",
 		field:   func(s *Settings) any { return &s.InlineRate },
+	},
+	{
+		Name: "inline-across-zones", Group: "Writing", Default: "true", Commands: Agent,
+		Meaning: "commit small writes through etcd alone also where the shard's leader is in another zone",
+		Why:     "etcd spans the zones anyway, and milliseconds are worth a few kilobytes on the way to the leader. With false, such writes are stored in the object store, which costs PUTs and their latency, and no record batch travels between agents of two zones.",
+		field:   func(s *Settings) any { return &s.InlineAcrossZones },
 	},
 	{
 		Name: "rollup-age", Group: "Writing", Default: "60s", Min: "1s", Max: "1h", Commands: serving,
@@ -497,4 +378,4 @@ var table = []Setting{
 		Why:     "Shorter: a slow upload is cut off, and its producer retries. Longer: Kubernetes kills after 30s unless told otherwise.",
 		field:   func(s *Settings) any { return &s.DrainTimeout },
 	},
-}
+})

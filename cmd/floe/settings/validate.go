@@ -44,6 +44,9 @@ func (s *Settings) finish(cmd Command) error {
 	if err := s.checkGroups(); err != nil {
 		return err
 	}
+	if err := s.checkInterplay(); err != nil {
+		return err
+	}
 	return s.checkSizes()
 }
 
@@ -112,6 +115,12 @@ func (s *Settings) checkAgent() error {
 	if err := s.checkEtcd(); err != nil {
 		return err
 	}
+	if (s.RPCCert == "") != (s.RPCKey == "") || (s.RPCCert == "") != (s.RPCCA == "") {
+		return s.wrong("rpc-tls-cert", "certificate, key and authority are of use only together", "give --rpc-tls-cert, --rpc-tls-key and --rpc-tls-ca")
+	}
+	if s.RPCName != "" && s.RPCCert == "" {
+		return s.wrong("rpc-tls-name", "there is no TLS between agents", "give --rpc-tls-cert, --rpc-tls-key and --rpc-tls-ca, too")
+	}
 	if !zoneName.MatchString(s.Zone) {
 		return s.wrong("zone", fmt.Sprintf("%q has characters that client.rack does not", s.Zone), "up to 64 of A-Z a-z 0-9 . _ -")
 	}
@@ -164,7 +173,10 @@ func (s *Settings) checkAddresses() error {
 	if s.Agents > 1 && int(port)+s.Agents-1 > 65535 {
 		return s.wrong("addr", fmt.Sprintf("%d agents from port %d on go beyond 65535", s.Agents, port), "take a lower port")
 	}
-	return s.checkAdmin()
+	if err := s.checkAdmin(); err != nil {
+		return err
+	}
+	return s.checkListeners()
 }
 
 // checkRPCAdvertise wants an address that other agents can connect to, if one is given.
