@@ -155,6 +155,7 @@ func (a *Agent) drain(l *life, endDuties func()) {
 	}
 	step("finishing batches", a.cfg.DrainTimeout/4, l.pipeline.Close)
 	a.lastBackup(context.Background(), l)
+	a.lastBackup(context.Background(), l)
 	step("handing over", a.cfg.DrainTimeout/4, func(ctx context.Context) error {
 		l.leadership.releaseAll(ctx)
 		if a.peerServer != nil {
