@@ -149,8 +149,8 @@ type Peers interface {
 const (
 	// uploadTime is how long a flush is tried to be stored, with all retries, before its
 	// producers are told to try again. Longer than a store's usual trouble, shorter than the
-	// two minutes after which producers give up.
-	uploadTime = 60 * time.Second
+	// 30 seconds after which most clients send the same bytes again without an answer.
+	uploadTime = 25 * time.Second
 	// snapshotAge is Config.SnapshotAge unless it is given.
 	snapshotAge = 5 * time.Minute
 	// maxControlBytes bounds a request of any API but Produce, and controlMemory what all of
@@ -197,6 +197,7 @@ type Agent struct {
 	server     servers      // none without a Listener
 
 	carrier carrier
+	sky     *sky // over the stores
 	doctor  *doctor
 
 	current  atomic.Pointer[life] // nil while batches are refused
@@ -238,6 +239,7 @@ func New(cfg Config, parts Parts) (*Agent, error) {
 		manifests: manifests.NewReader(parts.Objects, manifests.DefaultCapacity),
 		serving:   make(chan struct{}), ready: make(chan struct{}), refused: make(chan struct{}, 1),
 	}
+	a.observeStores()
 	a.doctor = newDoctor(a, parts.Gatherer, parts.Registry)
 	registerState(parts.Registry, t.cache, a.budget)
 	t.register(parts.Registry)
@@ -253,23 +255,6 @@ func (a *Agent) Ready() <-chan struct{} { return a.ready }
 
 // NodeID returns the agent's node id, once it is ready.
 func (a *Agent) NodeID() int32 { return a.node.Load() }
-
-// Unready says why the agent is not ready to serve, or returns nothing if it is.
-func (a *Agent) Unready() []string {
-	var why []string
-	select {
-	case <-a.ready:
-	default:
-		why = append(why, "starting: not every shard has a leader yet")
-	}
-	if a.draining.Load() {
-		return append(why, "draining: the agent is about to stop")
-	}
-	if l := a.current.Load(); l == nil || !l.session.Alive() {
-		why = append(why, "no session: the metadata store has not been heard of for longer than the lease")
-	}
-	return why
-}
 
 func (a *Agent) setReady() {
 	select {
@@ -443,6 +428,7 @@ func (a *Agent) assemble(c catalogue.Cluster) error {
 		return fmt.Errorf("registering the metrics of topics: %w", err)
 	}
 	a.ports.Traffic, a.ports.Zones = a.traffic, a.zoneBytes
+	a.ports.Pressure = a.sky
 	a.ports.Producer = watchedProducer{a.ports.Producer, a.doctor.busiest}
 	if err := a.coordinate(); err != nil {
 		return err

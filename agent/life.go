@@ -65,6 +65,7 @@ func (a *Agent) start(l *life) {
 		Shards: a.set.NumShards(), Now: time.Now, Log: a.parts.Log, Observe: a.metrics,
 		Carrier:    &a.carrier,
 		InlineRoom: a.inlineRoom,
+		StoreDown:  a.sky.StoreDown, Shed: a.sky.Shed,
 	})
 	l.leadership = newLeadership(a.placing, l.session, a.parts.Log)
 	l.jobs = a.newJobs(l)
@@ -154,7 +155,6 @@ func (a *Agent) drain(l *life, endDuties func()) {
 		step("closing connections", a.cfg.DrainTimeout/4, a.server.Shutdown)
 	}
 	step("finishing batches", a.cfg.DrainTimeout/4, l.pipeline.Close)
-	a.lastBackup(context.Background(), l)
 	a.lastBackup(context.Background(), l)
 	step("handing over", a.cfg.DrainTimeout/4, func(ctx context.Context) error {
 		l.leadership.releaseAll(ctx)

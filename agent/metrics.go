@@ -26,6 +26,7 @@ type metrics struct {
 	inlineBytes   prometheus.Counter
 	inlineBatches prometheus.Counter
 	sequenced     prometheus.Histogram
+	shed          prometheus.Counter
 
 	appends       prometheus.Histogram
 	appendBytes   prometheus.Counter
@@ -52,6 +53,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		inlineBytes:   prometheus.NewCounter(prometheus.CounterOpts{Name: "floe_inline_bytes_total", Help: "Bytes of record batches committed inside journal records."}),
 		inlineBatches: prometheus.NewCounter(prometheus.CounterOpts{Name: "floe_inline_batches_total", Help: "Record batches committed inside journal records."}),
 		sequenced:     prometheus.NewHistogram(prometheus.HistogramOpts{Name: "floe_sequence_seconds", Help: "Time from a submission to its answer by the shard's leader.", Buckets: latencyBuckets}),
+		shed:          prometheus.NewCounter(prometheus.CounterOpts{Name: "floe_produce_refused_total", Help: "Record batches refused because nothing could be stored and the memory for requests was half full."}),
 		appends:       prometheus.NewHistogram(prometheus.HistogramOpts{Name: "floe_append_seconds", Help: "Time of an append to a shard's journal, with repetitions.", Buckets: latencyBuckets}),
 		appendBytes:   prometheus.NewCounter(prometheus.CounterOpts{Name: "floe_append_bytes_total", Help: "Bytes of journal records appended."}),
 		unknown:       prometheus.NewCounter(prometheus.CounterOpts{Name: "floe_unknown_outcomes_total", Help: "Metadata transactions whose outcome was unknown and had to be resolved."}),
@@ -60,7 +62,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		snapshots:     prometheus.NewCounter(prometheus.CounterOpts{Name: "floe_snapshots_total", Help: "Snapshots written."}),
 		journalLength: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "floe_journal_records", Help: "Records in a led shard's journal since its snapshot."}, []string{"shard"}),
 	}
-	reg.MustRegister(m.flushes, m.flushBytes, m.flushAge, m.uploads, m.produced, m.inlineBytes, m.inlineBatches, m.sequenced,
+	reg.MustRegister(m.flushes, m.flushBytes, m.flushAge, m.uploads, m.produced, m.inlineBytes, m.inlineBatches, m.sequenced, m.shed,
 		m.appends, m.appendBytes, m.unknown, m.leaders, m.takeovers, m.snapshots, m.journalLength)
 	m.coordinators = newCoordinatorMetrics(reg)
 	m.registerFetches(reg)
@@ -93,7 +95,7 @@ func (m *metrics) Lagged(waited time.Duration, admitted bool) {
 	m.fetchWaits.WithLabelValues(outcome).Observe(waited.Seconds())
 }
 
-// Flushed implements produce.Observer, as do the next three.
+// Flushed implements produce.Observer, as do the next four.
 func (m *metrics) Flushed(bytes int64, _ int, age time.Duration, reason string) {
 	m.flushes.WithLabelValues(reason).Inc()
 	m.flushBytes.Observe(float64(bytes))
@@ -115,6 +117,9 @@ func (m *metrics) Inlined(bytes, batches int) {
 }
 
 func (m *metrics) Sequenced(_ int, took time.Duration) { m.sequenced.Observe(took.Seconds()) }
+
+// Refused counts batches that were refused in an outage.
+func (m *metrics) Refused(batches int) { m.shed.Add(float64(batches)) }
 
 // Appended implements journal.Observer, as do the next five.
 func (m *metrics) Appended(_ tiering.ShardID, bytes int, took time.Duration) {

@@ -21,8 +21,9 @@ type Conn struct {
 	cancel    context.CancelFunc // ends the connection
 	stopRead  context.CancelFunc // ends reading: what is in flight is still answered
 	handshook atomic.Bool
-	answered  atomic.Bool // a request beyond the handshake's
-	draining  atomic.Bool // reading ends with the first answer, if not before
+	answered  atomic.Bool  // a request beyond the handshake's
+	draining  atomic.Bool  // reading ends with the first answer, if not before
+	mutedTo   atomic.Int64 // nanoseconds since the epoch: nothing is read before
 
 	// guards the following
 	mu                sync.Mutex
@@ -193,6 +194,30 @@ func (r *reader) run(ctx, readCtx context.Context) *closing {
 	}
 }
 
+// mute keeps the connection from being read for d from now on.
+func (c *Conn) mute(d time.Duration) {
+	if d > 0 {
+		c.mutedTo.Store(c.srv.cfg.Now().Add(min(d, MaxThrottle)).UnixNano())
+	}
+}
+
+// unmuted waits until the connection may be read, or ctx ends.
+func (c *Conn) unmuted(ctx context.Context) {
+	for to := c.mutedTo.Load(); to != 0; to = c.mutedTo.Load() {
+		left := time.Unix(0, to).Sub(c.srv.cfg.Now())
+		if left <= 0 {
+			return
+		}
+		t := time.NewTimer(left)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return
+		}
+	}
+}
+
 // await waits for the first byte of a request.
 func (r *reader) await(readCtx context.Context) *closing {
 	for {
@@ -205,6 +230,7 @@ func (r *reader) await(readCtx context.Context) *closing {
 		}
 		_, err := r.frames.br.Peek(1)
 		if err == nil {
+			r.c.unmuted(readCtx) // before its memory is charged
 			return nil
 		}
 		failed := readFailure(err)

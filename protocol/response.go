@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net"
 	"sync/atomic"
+	"time"
 )
 
 // Response is the answer to one request.
@@ -19,7 +20,14 @@ type Response struct {
 	None bool
 	// Close ends the connection after this answer.
 	Close bool
+	// Throttle is for how long nothing more is read from the connection once this answer is
+	// written (KIP-219): the client was told so in its body. At most MaxThrottle.
+	Throttle time.Duration
 }
+
+// MaxThrottle bounds Response.Throttle. Shorter: clients that are told to wait come back before
+// anything has changed. Longer: the end of what they were throttled for goes unnoticed.
+const MaxThrottle = 5 * time.Second
 
 // Pending is an answer that may still have to come. Resolve it exactly once.
 type Pending struct {

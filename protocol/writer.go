@@ -71,6 +71,7 @@ func (w *writer) add(a answered) {
 		a.sent = w.frame(a.inflight, a.resp.Buffers)
 	}
 	w.waiting = append(w.waiting, a)
+	w.c.mute(a.resp.Throttle)
 	if a.resp.Close {
 		w.flush()
 		w.fail(ReasonHandler)

@@ -28,7 +28,8 @@ import (
 //
 // A request that takes longer than its timeout is answered REQUEST_TIMED_OUT; what became
 // of its batches is then unknown to the client, whose retry finds out (idempotence).
-// Batches of transactions: see produce_txn.go. Two batches for one partition in one request:
+// While nothing can be stored, or memory is short, answers ask for a pause (KIP-219), and the
+// connection is not read during it. Batches of transactions: see produce_txn.go. Two batches for one partition in one request:
 // INVALID_REQUEST, see produce_memory.go.
 //
 //   - v5: log start (KIP-107); v7: zstd (KIP-110); v8: which record is wrong (KIP-467)
@@ -126,8 +127,13 @@ func (p *production) startTimer(millis int32) (stop func() bool) {
 	if millis > 0 {
 		timeout = time.Duration(millis) * time.Millisecond
 	}
+	timeout -= min(timeout/10, maxAnswerTime) // or the answer meets a client that has just given up
 	return time.AfterFunc(timeout, func() { p.settle(true) }).Stop
 }
+
+// maxAnswerTime is how long before the end of a client's patience it is answered, at most. Clients
+// count from when they began to send.
+const maxAnswerTime = 2 * time.Second
 
 // settle answers, unless that was done before.
 func (p *production) settle(timedOut bool) {
@@ -284,10 +290,12 @@ func (p *production) response(timedOut bool) protocol.Response {
 		next += t.partitions
 		resp.Topics = append(resp.Topics, out)
 	}
+	throttle := p.h.Pressure.Throttle()
 	if p.acks == 0 {
-		return protocol.Response{None: true, Close: first != 0, ErrorCode: first}
+		return protocol.Response{None: true, Close: first != 0, ErrorCode: first, Throttle: throttle}
 	}
-	return protocol.Response{Buffers: net.Buffers{resp.AppendTo(nil)}, ErrorCode: first}
+	resp.ThrottleMillis = int32(throttle.Milliseconds())
+	return protocol.Response{Buffers: net.Buffers{resp.AppendTo(nil)}, ErrorCode: first, Throttle: throttle}
 }
 
 func (part *producedPart) response(timedOut bool) kmsg.ProduceResponseTopicPartition {

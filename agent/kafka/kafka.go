@@ -199,6 +199,9 @@ func New(parts Parts, cfg Config) (*Handler, error) {
 	if parts.Zones == nil {
 		parts.Zones = noZones{}
 	}
+	if parts.Pressure == nil {
+		parts.Pressure = noPressure{}
+	}
 	h := &Handler{Parts: parts, settings: cfg.Settings, apis: apis, now: cfg.Now, entries: protocol.NewBudget(entriesMemory)}
 	h.waiting = protocol.NewBudget(waitingMemory)
 	h.fetched = newFetchBudgets(cmp.Or(cfg.Settings.FetchMemory, defaultFetchMemory), cfg.Settings.FetchLaggingMemory)

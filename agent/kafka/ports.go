@@ -25,6 +25,8 @@ type Parts struct {
 
 	Traffic Traffic     // nil: nobody counts
 	Zones   ZoneTraffic // likewise
+	// Pressure tells producers to wait; nil: nothing does.
+	Pressure Pressure
 }
 
 // Traffic counts the bytes of record batches that clients move, by topic. Its methods must
@@ -114,6 +116,17 @@ type Cluster interface {
 	// clients need not wait for the election.
 	Leader(shard tiering.ShardID) (node int32, epoch tiering.LeaderEpoch)
 }
+
+// Pressure says how producers are to be held back. Its methods must return quickly.
+type Pressure interface {
+	// Throttle is for how long a producer that is answered now should send nothing (KIP-219).
+	Throttle() time.Duration
+}
+
+// noPressure holds nobody back.
+type noPressure struct{}
+
+func (noPressure) Throttle() time.Duration { return 0 }
 
 // Partition is a partition with the shard that it lives on.
 type Partition struct {

@@ -1,6 +1,7 @@
 package produce
 
 import (
+	"slices"
 	"time"
 
 	"github.com/floelog/floe/tiering"
@@ -8,7 +9,8 @@ import (
 
 // takeInlineLocked sends the parts of a request that are small enough straight to their
 // shards' lanes, as far as the budget goes, and returns the rest. A partition's order is
-// kept: nothing overtakes a flush that its lane is waiting for.
+// kept: nothing overtakes a flush that its lane is waiting for, unless the object store is
+// down and the flush has nothing of the same partitions.
 func (p *Pipeline) takeInlineLocked(batches []*Batch) (rest []*Batch) {
 	if p.cfg.InlineMax == 0 {
 		return batches
@@ -20,7 +22,7 @@ func (p *Pipeline) takeInlineLocked(batches []*Batch) (rest []*Batch) {
 	items := make(map[tiering.ShardID]*item, len(sizes))
 	for id, n := range sizes {
 		room := p.parts.InlineRoom == nil || p.parts.InlineRoom(id)
-		if room && n <= p.cfg.InlineMax && p.lanes[id].flushed == 0 && p.inline.take(n, p.parts.Now()) {
+		if room && n <= p.cfg.InlineMax && p.mayPassLocked(id, batches) && p.inline.take(n, p.parts.Now()) {
 			items[id] = &item{ready: true, bytes: n}
 		}
 	}
@@ -37,10 +39,50 @@ func (p *Pipeline) takeInlineLocked(batches []*Batch) (rest []*Batch) {
 	for id, it := range items {
 		p.parts.Observe.Inlined(it.bytes, len(it.batches))
 		l := p.lanes[id]
-		l.queue = append(l.queue, it)
+		l.queue = slices.Insert(l.queue, l.readyLocked(), it)
 		l.kickLocked()
 	}
 	return rest
+}
+
+// maxCompared bounds the comparisons of a request's batches with those that wait: they are made
+// under the pipeline's lock. Fewer: in an outage small requests wait behind large flushes.
+const maxCompared = 1 << 16
+
+// mayPassLocked reports whether what a request has for a shard keeps the order of each partition
+// when it goes before what waits for uploads. That is looked at only while the store is down:
+// otherwise an upload is over soon.
+func (p *Pipeline) mayPassLocked(id tiering.ShardID, batches []*Batch) bool {
+	l := p.lanes[id]
+	if l.flushed == 0 {
+		return true
+	}
+	if p.parts.StoreDown == nil || !p.parts.StoreDown() {
+		return false
+	}
+	compared := 0
+	for _, it := range l.queue[l.readyLocked():] {
+		if compared += len(it.batches) * len(batches); compared > maxCompared {
+			return false
+		}
+		for _, waits := range it.batches {
+			for _, b := range batches {
+				if b.Shard == id && b.Partition == waits.Partition {
+					return false
+				}
+			}
+		}
+	}
+	return true
+}
+
+// readyLocked returns how many items at the lane's head wait for no upload.
+func (l *lane) readyLocked() int {
+	n := 0
+	for n < len(l.queue) && l.queue[n].ready {
+		n++
+	}
+	return n
 }
 
 // bucket is a token bucket of bytes per second that may be spent half a second ahead:

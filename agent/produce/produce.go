@@ -89,6 +89,7 @@ type Observer interface {
 	Uploaded(bytes int64, took time.Duration, err error)
 	Inlined(bytes int, batches int)
 	Sequenced(batches int, took time.Duration)
+	Refused(batches int)
 }
 
 // Config bounds a Pipeline.
@@ -119,6 +120,10 @@ type Parts struct {
 	// InlineRoom says whether a shard may take more inline bytes before its roll-up; nil:
 	// always. It is called under the pipeline's lock.
 	InlineRoom func(id tiering.ShardID) bool
+	// StoreDown says whether nothing can be stored at the moment; nil: never. Small batches then pass
+	// by flushes of other partitions that wait for it. Shed says whether batches that would have to be
+	// kept are to be refused; nil: never. Both are called under the pipeline's lock.
+	StoreDown, Shed func() bool
 }
 
 const (
@@ -202,10 +207,24 @@ func (p *Pipeline) Append(batches []*Batch, done func()) {
 	p.waiting += len(batches)
 	p.lastAdd = p.parts.Now()
 	rest := p.takeInlineLocked(batches)
-	if len(rest) > 0 {
+	switch {
+	case len(rest) == 0:
+	case p.parts.Shed != nil && p.parts.Shed():
+		p.refuseLocked(rest)
+	default:
 		p.addLocked(rest)
 	}
 	p.mu.Unlock()
+}
+
+// refuseLocked answers batches for which there is no memory while nothing can be stored. Nothing
+// of them is committed, and clients try again without asking for new metadata.
+func (p *Pipeline) refuseLocked(batches []*Batch) {
+	p.parts.Observe.Refused(len(batches))
+	p.work.Go(func() {
+		failAll(batches, kerr.NotEnoughReplicas.Code)
+		p.resolved(len(batches))
+	})
 }
 
 // resolved counts batches that have their results.

@@ -100,6 +100,7 @@ func (o *quietObserver) Flushed(_ int64, _ int, _ time.Duration, reason string) 
 func (*quietObserver) Uploaded(int64, time.Duration, error) {}
 func (*quietObserver) Inlined(int, int)                     {}
 func (*quietObserver) Sequenced(int, time.Duration)         {}
+func (*quietObserver) Refused(int)                          {}
 
 func newRig(cfg Config, o Observer) *rig {
 	r := &rig{
