@@ -121,14 +121,31 @@ func told(view membership.AgentsView) (list []kafka.Agent) {
 		if a.Leaving && stay {
 			continue
 		}
-		host, port, err := net.SplitHostPort(a.Address)
-		n, perr := strconv.ParseInt(port, 10, 32)
-		if err != nil || perr != nil {
-			continue // validated at its start; an agent of another version may know other forms
+		at, ok := address(a.Address)
+		if !ok {
+			continue
 		}
-		list = append(list, kafka.Agent{NodeID: int32(a.NodeID), Host: host, Port: int32(n), Rack: a.Zone})
+		agent := kafka.Agent{NodeID: int32(a.NodeID), Host: at.Host, Port: at.Port, Rack: a.Zone,
+			NotLeader: !a.Has(membership.RoleProduce), NotReplica: !a.Has(membership.RoleFetch)}
+		for name, addr := range a.Listeners {
+			if at, ok := address(addr); ok {
+				if agent.Listeners == nil {
+					agent.Listeners = make(map[string]kafka.Address, len(a.Listeners))
+				}
+				agent.Listeners[name] = at
+			}
+		}
+		list = append(list, agent)
 	}
 	return list
+}
+
+// address reads an address that an agent registered. It was validated at that agent's start,
+// but one of another version may know other forms.
+func address(addr string) (kafka.Address, bool) {
+	host, port, err := net.SplitHostPort(addr)
+	n, perr := strconv.ParseInt(port, 10, 32)
+	return kafka.Address{Host: host, Port: int32(n)}, err == nil && perr == nil
 }
 
 // without returns who was there according to old, or not long before, and is not in k.
@@ -157,7 +174,31 @@ func (c *cluster) Leader(id tiering.ShardID) (int32, tiering.LeaderEpoch) {
 	case found:
 		return l.Node, max(l.Epoch, 0)
 	case len(agents) > 0:
-		return agents[int(id)%len(agents)].NodeID, max(l.Epoch, 0)
+		return standIn(agents, id), max(l.Epoch, 0)
 	}
 	return c.self.Load(), max(l.Epoch, 0)
+}
+
+// standIn returns the agent that is named while a shard has no leader: one that may lead.
+func standIn(agents []kafka.Agent, id tiering.ShardID) int32 {
+	n := 0
+	for i := range agents {
+		if !agents[i].NotLeader {
+			n++
+		}
+	}
+	if n == 0 {
+		return agents[int(id)%len(agents)].NodeID
+	}
+	at := int(id) % n
+	for i := range agents {
+		if agents[i].NotLeader {
+			continue
+		}
+		if at == 0 {
+			return agents[i].NodeID
+		}
+		at--
+	}
+	return agents[0].NodeID // not reached: at is less than n
 }

@@ -6,24 +6,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
-	"github.com/floelog/floe/agent/kafka"
 	"github.com/floelog/floe/protocol"
 )
-
-// newServer connects the Kafka handlers to the listener.
-func (a *Agent) newServer(h *kafka.Handler) (*protocol.Server, error) {
-	return protocol.NewServer(a.parts.Listener, h, protocol.Config{
-		Name:            "kafka",
-		ProduceBudget:   a.budget,
-		ControlBudget:   a.control,
-		MaxRequestBytes: int(a.cfg.MaxRequestBytes),
-		MaxControlBytes: maxControlBytes,
-		MaxConns:        a.cfg.MaxConnections,
-		IdleTimeout:     a.cfg.IdleTimeout,
-		Log:             a.parts.Log,
-		Observer:        newTraffic(a.parts.Registry),
-	})
-}
 
 // traffic counts connections and requests.
 type traffic struct {

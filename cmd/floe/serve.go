@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/floelog/floe/agent"
 	"github.com/floelog/floe/agent/admin"
 	"github.com/floelog/floe/cmd/floe/settings"
 	"github.com/floelog/floe/metadata"
@@ -43,6 +44,7 @@ type parts struct {
 	log      *slog.Logger
 	registry *prometheus.Registry
 	kafka    net.Listener
+	further  []agent.Listener // for Kafka clients
 	rpc      net.Listener
 }
 
@@ -109,6 +111,13 @@ func newMember(ctx context.Context, p process, s *settings.Settings, log *slog.L
 	if m.parts.rpc, err = listen(ctx, "rpc-addr", s.RPCAddr); err != nil {
 		return nil, err
 	}
+	for _, l := range s.Listeners {
+		nl, err := listen(ctx, "listener", consecutive(l.Addr, i))
+		if err != nil {
+			return nil, err
+		}
+		m.parts.further = append(m.parts.further, agent.Listener{Name: l.Name, Advertise: bound(consecutive(l.Advertise, i), nl), Listener: nl})
+	}
 	id := identity{nodeID: s.NodeID}
 	if s.NodeID > 0 {
 		id.nodeID += i
@@ -146,7 +155,11 @@ func registerReady(reg *prometheus.Registry, n node) {
 
 func (m *member) closeListeners() error {
 	var errs []error
-	for _, l := range []net.Listener{m.parts.kafka, m.parts.rpc} {
+	all := []net.Listener{m.parts.kafka, m.parts.rpc}
+	for _, l := range m.parts.further {
+		all = append(all, l.Listener)
+	}
+	for _, l := range all {
 		if l != nil {
 			if err := l.Close(); !errors.Is(err, net.ErrClosed) {
 				errs = append(errs, err)
