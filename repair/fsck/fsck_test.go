@@ -1,8 +1,10 @@
 package fsck_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -196,6 +198,18 @@ func TestDamageIsFound(t *testing.T) {
 			}
 			return ""
 		}},
+		{"a journal record is damaged", false, "shard", false, func(t *testing.T, w *repairtest.World) string {
+			w.Commit(0, func(d *shard.Draft) { d.Add(shard.DropGroup{Group: "g"}) })
+			key := w.Keys.JournalRecord(0, w.States[0].Seq)
+			kvs, _, err := w.Meta.Get(t.Context(), key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			value := bytes.Clone(kvs[0].Value)
+			value[len(value)-5] ^= 1 // the group's name
+			w.Put(key, value)
+			return ""
+		}},
 		{"the head is another one", false, "shard", false, func(t *testing.T, w *repairtest.World) string {
 			w.Put(w.Keys.Head(0), journal.Head{Epoch: repairtest.Epoch, Session: w.Session, Seq: 99}.Encode())
 			return ""
@@ -317,6 +331,26 @@ func TestObjectsWithoutANameAreClassified(t *testing.T) {
 	r = check(t, w, false, func(c *fsck.Config) { c.Now = func() time.Time { return time.Now().Add(48 * time.Hour) } })
 	if count(r, "overdue") != 3 || !r.Clean || r.Warnings != 2 {
 		t.Errorf("two days later: %+v %+v", r.Unnamed, r.Findings)
+	}
+}
+
+func TestWhatSegmentsCarryIsRead(t *testing.T) {
+	w := loaded(t)
+	w.Carry()
+	if r := check(t, w, false); r.Warnings > 0 || r.Checked.Headers != 1 {
+		t.Errorf("%d headers, %+v", r.Checked.Headers, r.Findings)
+	}
+	w.Inline(0, 1)
+	w.Carry()
+	page, err := w.Objects.List(t.Context(), tiering.SegmentPrefix, "", 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := slices.MaxFunc(page, func(a, b objstore.Info) int { return strings.Compare(a.Key[8:], b.Key[8:]) }).Key
+	w.Damage(key, 60)
+	r := check(t, w, false)
+	if !r.Clean || r.Warnings != 1 || r.Findings[0].Kind != "carried" || r.Findings[0].Object != key {
+		t.Errorf("%+v", r.Findings)
 	}
 }
 

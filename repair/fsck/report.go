@@ -39,6 +39,7 @@ type Totals struct {
 	Bytes      int64 `json:"bytes"`   // that were read of chunks
 	Groups     int   `json:"groups"`
 	Rows       int   `json:"coordinatorRows"`
+	Headers    int   `json:"headers"` // of segments that nothing names and that may carry journal records
 }
 
 // Class is a kind of objects.
@@ -83,6 +84,7 @@ const (
 	remedyRecover = "stop the agents and run floe recover"
 	remedyBehind  = "stop the agents and run floe recover --force-over-restored"
 	remedyReport  = "keep bucket and etcd as they are and report a bug"
+	remedyCarried = "let the agents run: a snapshot of each shard covers its journal within minutes, and then nobody needs the segment"
 	remedySweep   = "see that agents run and that floe gc is not frozen"
 )
 

@@ -12,8 +12,11 @@ import (
 	"github.com/floelog/floe/metadata/catalogue"
 	"github.com/floelog/floe/metadata/journal"
 	"github.com/floelog/floe/metadata/membership"
+	"github.com/floelog/floe/metadata/shard"
+	"github.com/floelog/floe/repair/stored"
 	"github.com/floelog/floe/tiering"
 	"github.com/floelog/floe/tiering/objstore"
+	"github.com/floelog/floe/tiering/segment"
 )
 
 // The classes of objects that nothing names.
@@ -87,14 +90,51 @@ func (c *checker) unnamed(ctx context.Context, named *names, before map[tiering.
 		return err
 	}
 	j.now = c.Now()
+	var carriers []objstore.Info
 	for _, o := range objects {
-		class := &j.sums[j.class(o)]
+		i := j.class(o)
+		if i == carrying {
+			carriers = append(carriers, o)
+		}
+		class := &j.sums[i]
 		class.Objects++
 		class.Bytes += o.Size
 		class.Example = cmp.Or(class.Example, o.Key)
 	}
 	j.conclude()
+	if err := c.carriers(ctx, carriers); err != nil {
+		return err
+	}
 	return c.behind(ctx, j.snapshots)
+}
+
+// carriers checks the headers of segments that nothing names and that may carry journal records, which a recovery
+// from the bucket needs.
+func (c *checker) carriers(ctx context.Context, all []objstore.Info) error {
+	return each(ctx, c, "headers", all, func(ctx context.Context, o objstore.Info) error {
+		h, err := stored.Header(ctx, c.Objects, o)
+		id, perr := tiering.ParseSegmentKey(o.Key)
+		switch {
+		case errors.Is(err, objstore.ErrNotFound):
+			return nil // swept meanwhile
+		case err != nil && !damaged(err) && !errors.Is(err, segment.ErrVersion):
+			return err
+		case err == nil && (perr != nil || h.ID != id || h.Cluster != c.id):
+			err = fmt.Errorf("%w: it says that it is segment %s of cluster %s", objstore.ErrCorrupt, h.ID, tiering.TopicID(h.Cluster))
+		}
+		for _, r := range h.Carry {
+			if _, derr := shard.DecodeRecord(r.Bytes); derr != nil && err == nil {
+				err = fmt.Errorf("journal record %d of shard %d: %w", r.Seq, r.Shard, derr)
+			}
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.report.Checked.Headers++
+		if err != nil {
+			c.report.add([]Finding{{Warning, "carried", 0, "", -1, -1, -1, o.Key, "what it carries for a recovery cannot be used: " + err.Error(), remedyCarried}})
+		}
+		return nil
+	})
 }
 
 func (c *checker) list(ctx context.Context, prefix string, f func([]objstore.Info)) error {

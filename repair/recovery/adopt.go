@@ -33,7 +33,8 @@ func (p *Plan) adopt(ctx context.Context, b *bucket) error {
 	if err != nil {
 		return err
 	}
-	a := &adoption{plan: p, topics: p.topicIDs(), taken: map[batchMark]bool{}, thinned: map[producerMark]int32{}}
+	a := &adoption{plan: p, topics: p.topicIDs(), taken: map[batchMark]bool{}, thinned: map[producerMark]int32{},
+		plain: map[tiering.TopicPartition][]sketch{}, followed: map[chain]spot{}}
 	flushes := map[tiering.ShardID][]flush{}
 	for _, s := range p.shards {
 		f, merged := levels(candidates[s.id])
@@ -49,6 +50,9 @@ func (p *Plan) adopt(ctx context.Context, b *bucket) error {
 		a.transactions = p.cfg.Coordinators(p.states())
 	}
 	for _, s := range p.shards {
+		if err := a.follow(ctx, flushes[s.id]); err != nil {
+			return err
+		}
 		if err := a.shard(ctx, s, s.unplaced(flushes[s.id])); err != nil {
 			return err
 		}
@@ -203,6 +207,10 @@ type adoption struct {
 	// thinned holds, of producers of whose batches merged segments hold some that are thinned out, the first
 	// sequence number of the last of these.
 	thinned map[producerMark]int32
+	// plain are batches of plain producers that merged segments hold thinned out, and followed is up to where
+	// the flushes of a session are known to lie before or among what merged segments hold.
+	plain    map[tiering.TopicPartition][]sketch
+	followed map[chain]spot
 }
 
 // shard takes up the chunks of one shard. A batch of an idempotent producer that does not
@@ -264,7 +272,7 @@ func (a *adoption) parts(ctx context.Context, s *rebuilt, f flush, r *ShardRepor
 		}
 		x, ok := a.describe(s, f.entry.TopicPartition, v)
 		switch {
-		case a.taken[batchMark{f.entry.TopicPartition, v.CRC(), len(v)}], a.superseded(f.entry.TopicPartition, v):
+		case a.taken[batchMark{f.entry.TopicPartition, v.CRC(), len(v)}], a.superseded(f.entry.TopicPartition, v), a.followedBy(f, position):
 			r.Duplicates++
 			ok = false
 		case !ok:

@@ -3,7 +3,6 @@ package recovery
 import (
 	"cmp"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -158,11 +157,13 @@ func (p *Plan) journals(ctx context.Context) error {
 	})
 }
 
-// headers reads the header of every segment: who wrote it, and the records that it carries.
+// headers reads the header of every segment: who wrote it, and the records that it carries. A segment of another
+// cluster that somebody has put here is passed over.
 func (p *Plan) headers(ctx context.Context, b *bucket) error {
-	var mu sync.Mutex // guards the shards
-	return each(ctx, p, "segments", b.segments, func(ctx context.Context, o *stocked) error {
-		h, err := readHeader(ctx, p.cfg.Objects, o.Info)
+	var mu sync.Mutex // guards the shards, and the following
+	own, foreign := 0, 0
+	err := each(ctx, p, "segments", b.segments, func(ctx context.Context, o *stocked) error {
+		h, err := stored.Header(ctx, p.cfg.Objects, o.Info)
 		mu.Lock()
 		defer mu.Unlock()
 		if unreadable(err) || errors.Is(err, segment.ErrVersion) {
@@ -173,8 +174,12 @@ func (p *Plan) headers(ctx context.Context, b *bucket) error {
 			return err
 		}
 		if h.Cluster != p.id {
-			return fmt.Errorf("%w: segment %s is of cluster %s, the catalogue of %s", ErrOtherCluster, o.Key, tiering.TopicID(h.Cluster), p.cluster.ID)
+			o.damaged = true // not this cluster's to take from
+			foreign++
+			p.Report.problem("segment %s is of another cluster, %s: it is passed over", o.Key, tiering.TopicID(h.Cluster))
+			return nil
 		}
+		own++
 		o.level = h.Level
 		for _, r := range h.Carry {
 			if uint32(r.Shard) < p.cluster.Shards {
@@ -183,22 +188,8 @@ func (p *Plan) headers(ctx context.Context, b *bucket) error {
 		}
 		return nil
 	})
-}
-
-// headerRead is what is read of a segment at first: most headers carry less.
-const headerRead = 16 << 10
-
-func readHeader(ctx context.Context, objects objstore.Store, o objstore.Info) (segment.Header, error) {
-	b, err := objects.GetRange(ctx, o.Key, 0, min(o.Size, headerRead))
-	if err != nil {
-		return segment.Header{}, fmt.Errorf("reading %s: %w", o.Key, err)
+	if err == nil && own == 0 && foreign > 0 {
+		return fmt.Errorf("%w: the catalogue is of cluster %s, and none of the %d segments", ErrOtherCluster, p.cluster.ID, foreign)
 	}
-	if len(b) >= 16 {
-		if n := int64(binary.BigEndian.Uint32(b[12:])); n > int64(len(b)) && n <= min(o.Size, segment.MaxHeaderBytes) {
-			if b, err = objects.GetRange(ctx, o.Key, 0, n); err != nil {
-				return segment.Header{}, fmt.Errorf("reading %s: %w", o.Key, err)
-			}
-		}
-	}
-	return segment.ParseHeader(b)
+	return err
 }

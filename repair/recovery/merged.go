@@ -80,6 +80,7 @@ func (a *adoption) stamped(ctx context.Context, s *rebuilt, f flush) (taken bool
 	c := shard.Append{Partition: tp, Base: from}
 	var marks []batchMark
 	thinned := map[producerMark]int32{} // first sequence number of the last one
+	var plain []sketch
 	for len(b) > 0 {
 		var v batch.View
 		if v, b, err = batch.Next(b); err == nil && v.BaseOffset() < int64(from) {
@@ -90,6 +91,9 @@ func (a *adoption) stamped(ctx context.Context, s *rebuilt, f flush) (taken bool
 			break
 		}
 		marks = append(marks, batchMark{tp, v.CRC(), len(v)})
+		if v.ProducerID() < 0 && !whole(v) {
+			plain = append(plain, sketchOf(v))
+		}
 		if v.ProducerID() >= 0 && !whole(v) {
 			thinned[markOf(tp, v)] = v.BaseSequence()
 			c.Producers = slices.DeleteFunc(c.Producers, func(p shard.ProducerAppend) bool { return p.ProducerID == v.ProducerID() })
@@ -123,6 +127,7 @@ func (a *adoption) stamped(ctx context.Context, s *rebuilt, f flush) (taken bool
 		a.taken[m] = true
 	}
 	maps.Copy(a.thinned, thinned)
+	a.plain[tp] = append(a.plain[tp], plain...)
 	s.report.Proven = append(s.report.Proven, Adopted{Topic: a.topics[tp.Topic].Name, Partition: tp.Partition, From: from, To: e.End() + from, Object: f.Key})
 	return true, nil
 }

@@ -122,3 +122,43 @@ func TestThinnedBatchesLeaveTheirProducersFreeToGoOn(t *testing.T) {
 		t.Errorf("last sequence numbers %v", last)
 	}
 }
+
+// Of a plain producer's batch that log compaction has thinned out the flush is known by the records that
+// are left, and one of which nothing is left by those that its agent flushed after it.
+func TestThinnedBatchesOfPlainProducersAreNotTakenUpTwice(t *testing.T) {
+	w := loaded(t)
+	next := w.States[0].Partition(w.Partition(0)).Next
+	lost := func(n int) shard.Part {
+		part := w.Produce(0, n, nil)
+		w.Forget()
+		return part
+	}
+	read := func(part shard.Part) batch.View {
+		b, err := w.Objects.GetRange(t.Context(), part.Segment.Key(), int64(part.Position), int64(part.Batches[0].Length))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	first := lost(2)
+	lost(1) // log compaction removed all of it
+	thinned := lost(3)
+	lost(4) // after the merge
+	thin, err := batch.Thin(nil, read(thinned), func(i int) bool { return i == 1 }, 5_000, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wide := append(batch.AppendHeader(nil, read(first), int64(next), repairtest.Epoch, 2), read(first).Payload()...)
+	batch.Patch(thin, int64(next)+3, repairtest.Epoch)
+	w.Segment(1, segment.Chunk{Shard: 0, TopicPartition: w.Partition(0), Base: next, Slices: [][]byte{slices.Concat(wide, thin)}})
+	w.Forget()
+	w.Wipe()
+	p, states := recovered(t, w)
+	r := p.Report.Shards[0]
+	if len(r.Proven) != 1 || r.Proven[0].To != next+6 || r.Duplicates != 3 || len(r.Adopted) != 1 || r.Adopted[0].To != next+10 {
+		t.Errorf("%+v", r)
+	}
+	if got := states[0].Partition(w.Partition(0)).Next; got != next+10 {
+		t.Errorf("the partition ends at %d, want %d", got, next+10)
+	}
+}

@@ -62,9 +62,12 @@ const (
 	// could hand one out twice; larger is of no use.
 	producerIDJump = 1_000_000
 	// baseSlack is how much older than a shard's snapshot a flush may be that the snapshot does
-	// not know yet: it is stored before it is sequenced. Shorter could miss one; longer could
-	// take one up again whose extents have been merged.
-	baseSlack = 5 * time.Second
+	// not know yet. Both times are the object store's, whose nodes may differ by seconds, and which has a flush before
+	// it is sequenced, and a snapshot after its state was looked at: a store that is slow to take that makes
+	// it look younger than it is. Shorter would lose what was acknowledged meanwhile. Longer takes flushes up
+	// again that were merged before the snapshot, where the records that name them are lost too (see
+	// rebuilt.covered): a plain producer's are then there twice, an idempotent one's are recognised.
+	baseSlack = 30 * time.Second
 )
 
 // Transactions tells of a transactional producer what its coordinator knows: the number of its
