@@ -20,7 +20,8 @@ func (a *Agent) retain(ctx context.Context, l *life) {
 		Shards: a.set, Policies: l.jobs.policies, Manifests: a.manifests, Objects: a.parts.Objects,
 		Clock: &retain.Clock{
 			Objects: a.parts.Objects, Now: time.Now, Passed: func() time.Duration { return time.Since(started) },
-			Key: func() string { return sweep.ClockKey(l.session.ID(), nonce()) },
+			Key:      func() string { return sweep.ClockKey(l.session.ID(), nonce()) },
+			Compared: func(ahead time.Duration) { a.doctor.skew.Store(int64(ahead)) },
 		},
 		Fresh: a.freshTopics, Now: time.Now, Log: a.parts.Log, Observe: a.tidying.kept,
 	})

@@ -46,6 +46,7 @@ type Kind struct {
 	Advice   string   // what to do, one line
 	Runbook  string   // heading in docs/runbooks.md
 	Shared   bool     // it is of what all agents see alike
+	Outside  bool     // no agent can find it: floe doctor itself does
 
 	measure func(s *Snapshot, reading func(subject string, value float64))
 }

@@ -32,6 +32,7 @@ func healthy() *diagnosis.Snapshot {
 		Agents:     []diagnosis.Agent{{Node: 1, Zone: "b", Version: "1.2.3", Asked: true, Skew: -time.Second}, {Node: 2, Zone: "a", Version: "1.2.3"}},
 		Members:    []diagnosis.Member{{Name: "e:1", Latency: time.Millisecond, Bytes: 1e9, Quota: 2e9}},
 		Certs:      []diagnosis.Certificate{{Setting: "etcd-cert", Left: 1000 * time.Hour}},
+		Outside:    &diagnosis.Outside{Metadata: true, Store: true, StoreTook: time.Second, Agents: true, Registered: 2},
 	}
 }
 
@@ -119,6 +120,10 @@ func TestBounds(t *testing.T) {
 		"zones_incomplete":    {func(s *diagnosis.Snapshot) { s.Agents[0].Zone, s.Agents[1].Zone = "", "" }, func(s *diagnosis.Snapshot) { s.Agents[0].Zone = "" }, "agent 1"},
 		"leadership_uneven":   {func(s *diagnosis.Snapshot) { s.Levels.Led = 64 }, func(s *diagnosis.Snapshot) { s.Levels.Led, s.Levels.Leading = 64, 3 }, ""},
 		"leadership_unsteady": {func(s *diagnosis.Snapshot) { s.Lately.Takeovers = 3 * 64 }, func(s *diagnosis.Snapshot) { s.Lately.Takeovers = 3*64 + 1 }, ""},
+		"etcd_unreachable":    {func(s *diagnosis.Snapshot) { s.Outside.MetadataErr = "" }, func(s *diagnosis.Snapshot) { s.Outside.MetadataErr = "refused" }, "etcd: refused"},
+		"store_unreachable":   {func(s *diagnosis.Snapshot) { s.Outside.StoreErr = "" }, func(s *diagnosis.Snapshot) { s.Outside.StoreErr = "denied" }, "object store: denied"},
+		"store_slow":          {func(s *diagnosis.Snapshot) { s.Outside.StoreTook = 5 * time.Second }, func(s *diagnosis.Snapshot) { s.Outside.StoreTook = 6 * time.Second }, "object store"},
+		"agents_none":         {func(s *diagnosis.Snapshot) { s.Outside.Registered = 1 }, func(s *diagnosis.Snapshot) { s.Outside.Registered = 0 }, ""},
 		"shards_leaderless":   {func(s *diagnosis.Snapshot) { s.Levels.Leaderless = 0 }, func(s *diagnosis.Snapshot) { s.Levels.Leaderless = 1 }, ""},
 	}
 	find := func(change change, name string) []diagnosis.Finding {

@@ -3,8 +3,8 @@ package diagnosis
 import "slices"
 
 // rows is the table of all kinds of findings: clients and topics first, then what an agent depends
-// on, itself, and the fleet.
-var rows = slices.Concat(clientRows, storeRows, metadataRows, agentRows, fleetRows)
+// on, itself, the fleet, and what only floe doctor finds.
+var rows = slices.Concat(clientRows, storeRows, metadataRows, agentRows, fleetRows, outsideRows)
 
 // share is a part of a whole, 0 of nothing.
 func share(part, whole float64) float64 {
@@ -58,7 +58,7 @@ var clientRows = []Kind{
 		Runbook: "hot_partition",
 		measure: func(s *Snapshot, reading func(string, float64)) {
 			for _, p := range s.Partitions {
-				reading(p.name(), s.perSecond(p.Bytes))
+				reading(p.Name(), s.perSecond(p.Bytes))
 			}
 		},
 	},
@@ -71,7 +71,7 @@ var clientRows = []Kind{
 		measure: func(s *Snapshot, reading func(string, float64)) {
 			for _, p := range s.Partitions {
 				if p.Of >= 4 && s.perSecond(p.Total) >= busyTopic {
-					reading(p.name(), p.Bytes/(p.Total/float64(p.Of)))
+					reading(p.Name(), p.Bytes/(p.Total/float64(p.Of)))
 				}
 			}
 		},

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// name is a partition as people write it.
-func (p Partition) name() string { return p.Topic + "-" + strconv.Itoa(int(p.Index)) }
+// Name is the partition as people write it.
+func (p Partition) Name() string { return p.Topic + "-" + strconv.Itoa(int(p.Index)) }
 
 // name tells a transaction from others.
 func (t Transaction) name() string {

@@ -21,6 +21,19 @@ type Snapshot struct {
 	Members    []Member // of the metadata store
 	Certs      []Certificate
 	Doubts     []Doubt // of settings that fit together badly
+
+	Outside *Outside // what floe doctor has tried itself; nil for agents
+}
+
+// Outside is what was tried from outside of any agent.
+type Outside struct {
+	Metadata    bool   // etcd was asked
+	MetadataErr string // why it could not be reached; empty: it was
+	Store       bool   // the object store was tried out
+	StoreErr    string
+	StoreTook   time.Duration // for all of its self-test, some ten requests
+	Agents      bool          // the registered agents were counted
+	Registered  float64
 }
 
 // Counts is what happened within a time.

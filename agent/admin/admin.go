@@ -4,6 +4,7 @@
 //	/metrics       Prometheus metrics of one registry
 //	/healthz       200 while the process answers at all: restart it when this fails
 //	/readyz        200 while clients should be sent here, else 503 and the reasons, one a line
+//	/doctor        what floe doctor shows, of all agents of the cluster, as JSON
 //	/debug/pprof/  profiles of net/http/pprof
 //
 // Invariants:
@@ -70,6 +71,9 @@ type Config struct {
 	// Ready returns nil while the agent should get traffic; otherwise an error whose lines
 	// (errors.Join makes one of several) are the reasons.
 	Ready func() error
+
+	// Doctor returns what all agents of the cluster say of themselves, as JSON; nil: nobody knows.
+	Doctor func(context.Context) ([]byte, error)
 
 	Log *slog.Logger
 }
@@ -157,15 +161,30 @@ func handler(cfg Config, errorLog promhttp.Logger) http.Handler {
 		}
 		answer(w, http.StatusOK, "ready")
 	})
+	if cfg.Doctor != nil {
+		mux.HandleFunc("GET /doctor", func(w http.ResponseWriter, r *http.Request) { doctor(w, r, cfg.Doctor) })
+	}
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, http.StatusOK, "floe agent: /metrics /healthz /readyz /debug/pprof/")
+		answer(w, http.StatusOK, "floe agent: /metrics /healthz /readyz /doctor /debug/pprof/")
 	})
 	return mux
+}
+
+// doctor serves a report.
+func doctor(w http.ResponseWriter, r *http.Request, report func(context.Context) ([]byte, error)) {
+	b, err := report(r.Context())
+	if err != nil {
+		answer(w, http.StatusServiceUnavailable, err.Error())
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	_, _ = w.Write(b) // an error means that the client has gone
 }
 
 // answer writes text and a line end. An error means that the client has gone.

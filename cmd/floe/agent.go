@@ -67,4 +67,7 @@ func logStart(log *slog.Logger, command string, s *settings.Settings) {
 		args = append(args, v.Name, v.Value)
 	}
 	log.Info("starting", args...)
+	for _, d := range s.Doubts() {
+		log.Warn("a setting is doubtful", "setting", d.Setting, "why", d.Text)
+	}
 }

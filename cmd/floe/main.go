@@ -102,7 +102,7 @@ func rootCommand(p process) *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w (%s --help lists the flags)", err, cmd.CommandPath())}
 	})
-	root.AddCommand(devCommand(p), agentCommand(p), groupCommand(p), txnCommand(p), costCommand(p), inspectCommand(p), fsckCommand(p), gcCommand(p), recoverCommand(p), settingsCommand(p), versionCommand(p))
+	root.AddCommand(devCommand(p), agentCommand(p), groupCommand(p), txnCommand(p), costCommand(p), doctorCommand(p), inspectCommand(p), fsckCommand(p), gcCommand(p), recoverCommand(p), settingsCommand(p), versionCommand(p))
 	return root
 }
 

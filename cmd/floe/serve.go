@@ -30,6 +30,11 @@ type node interface {
 	Health() error                 // nil while clients should be sent here
 }
 
+// examiner is a node that knows what all agents of the cluster say of themselves.
+type examiner interface {
+	Doctor(ctx context.Context) ([]byte, error) // a diagnosis.Report as JSON
+}
+
 // identity is what tells the agents of one process apart.
 type identity struct {
 	nodeID    int
@@ -137,7 +142,11 @@ func newMember(ctx context.Context, p process, s *settings.Settings, log *slog.L
 	if err != nil {
 		return nil, listenError("admin-addr", consecutive(s.AdminAddr, i), err)
 	}
-	m.admin = admin.New(admin.Config{Gatherer: reg, Ready: m.node.Health, Log: log}, l)
+	cfg := admin.Config{Gatherer: reg, Ready: m.node.Health, Log: log}
+	if d, ok := m.node.(examiner); ok {
+		cfg.Doctor = d.Doctor
+	}
+	m.admin = admin.New(cfg, l)
 	return m, nil
 }
 

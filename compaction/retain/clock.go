@@ -29,6 +29,9 @@ type Clock struct {
 	Key     func() string        // of an object that was never stored before
 	Now     func() time.Time     // what is compared
 	Passed  func() time.Duration // since some moment, by a clock that nobody sets
+	// Compared is told by how much the clock was ahead of the object store's at least, below 0
+	// where it was behind; nil: nobody is.
+	Compared func(ahead time.Duration)
 
 	agreed time.Time     // when it did last; zero: never
 	at     time.Duration // Passed at that time
@@ -69,10 +72,14 @@ func (c *Clock) compare(ctx context.Context, before time.Time) error {
 		return fmt.Errorf("comparing clocks: %w", err)
 	}
 	stored := info.Modified.Round(0)
-	if ahead := before.Round(0).Sub(stored); ahead > maxSkew {
-		return fmt.Errorf("%w: it is %v ahead", errSkew, ahead.Round(time.Second))
+	ahead, behind := max(0, before.Round(0).Sub(stored)), max(0, stored.Sub(after.Round(0)))
+	if c.Compared != nil {
+		c.Compared(ahead - behind)
 	}
-	if behind := stored.Sub(after.Round(0)); behind > maxSkew {
+	switch {
+	case ahead > maxSkew:
+		return fmt.Errorf("%w: it is %v ahead", errSkew, ahead.Round(time.Second))
+	case behind > maxSkew:
 		return fmt.Errorf("%w: it is %v behind", errSkew, behind.Round(time.Second))
 	}
 	return nil
