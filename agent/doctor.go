@@ -12,9 +12,9 @@ import (
 )
 
 const (
-	// lookEvery is how often the doctor looks. More often: gathering the metrics of a cluster with very
+	// examineEvery is how often the doctor looks. More often: gathering the metrics of a cluster with very
 	// many topics takes time. Less often: what is over in between is not seen as a level.
-	lookEvery = 10 * time.Second
+	examineEvery = 10 * time.Second
 	// recentFor is the time that rates are of: long enough for a mean, short enough to see the end of
 	// a trouble soon.
 	recentFor = time.Minute
@@ -22,7 +22,7 @@ const (
 	latelyFor = 10 * time.Minute
 	// settledAfter is how long an agent must have looked before it says what lasts "throughout":
 	// starting, and the failover that made room for it, take some seconds.
-	settledAfter = recentFor - lookEvery
+	settledAfter = recentFor - examineEvery
 )
 
 // doctor looks at this agent from time to time and says what an operator should know; see package
@@ -79,7 +79,7 @@ func (d *doctor) run(ctx context.Context) error {
 	if d.gather == nil {
 		return nil
 	}
-	tick := time.NewTicker(lookEvery)
+	tick := time.NewTicker(examineEvery)
 	defer tick.Stop()
 	for {
 		d.look(ctx)

@@ -68,7 +68,7 @@ func skewOf(theirs, began, ended time.Time) time.Duration {
 // AskDoctor asks an agent what it says of itself. Whatever goes wrong is in the answer.
 func AskDoctor(ctx context.Context, peers Peers, of membership.Agent) diagnosis.Examined {
 	e := diagnosis.Examined{Node: int32(of.NodeID), Address: of.Address, Zone: of.Zone, Version: of.Version}
-	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	ctx, cancel := context.WithTimeout(ctx, examineTimeout)
 	defer cancel()
 	b, err := peers.Ask(ctx, of.RPCAddress, peer.Question{Kind: DoctorQuestion})
 	switch {

@@ -17,9 +17,9 @@ import (
 )
 
 const (
-	// lookTimeout bounds a question to another agent or to a member of etcd. Whoever takes longer does
+	// examineTimeout bounds a question to another agent or to a member of etcd. Whoever takes longer does
 	// not answer, as far as a client is concerned.
-	lookTimeout = 2 * time.Second
+	examineTimeout = 2 * time.Second
 	// maxAsked bounds the agents that this one asks at a look: those that follow it by node id. All
 	// agents together so ask each several times; if each asked all, a large fleet would do little else.
 	maxAsked = 8
@@ -170,7 +170,7 @@ func (a *Agent) members(ctx context.Context) []diagnosis.Member {
 	if !ok {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	ctx, cancel := context.WithTimeout(ctx, examineTimeout)
 	defer cancel()
 	return DiagnoseMembers(i.Members(ctx))
 }
@@ -200,7 +200,7 @@ func (a *Agent) askOthers(ctx context.Context) []diagnosis.Agent {
 			first = i + 1
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	ctx, cancel := context.WithTimeout(ctx, examineTimeout)
 	defer cancel()
 	var asking sync.WaitGroup
 	for n := range min(len(all), maxAsked) {
