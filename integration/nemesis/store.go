@@ -16,7 +16,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -38,11 +37,14 @@ const (
 	ListMissing Fault = "list-missing" // a LIST leaves an object out
 	Denied      Fault = "denied"       // 403, as for expired credentials
 	Cut         Fault = "cut"          // the connection ends, nothing was done
+	WrongRange  Fault = "wrong-range"  // a GET brings what lies a byte before
+	ListExtra   Fault = "list-extra"   // a LIST has an object that is not there
+	NoBucket    Fault = "no-bucket"    // 404, the bucket is gone
 )
 
 // Faults are all of them.
 func Faults() []Fault {
-	return []Fault{Slow, Error, SlowDown, LostReply, LatePut, Truncated, Flipped, NotFound, ListMissing, Denied, Cut}
+	return []Fault{Slow, Error, SlowDown, LostReply, LatePut, Truncated, Flipped, NotFound, ListMissing, Denied, Cut, WrongRange, ListExtra, NoBucket}
 }
 
 // maxBody bounds what is held of one request or answer: more than any segment has.
@@ -62,6 +64,7 @@ type Store struct {
 	rand   *rand.Rand
 	shares map[Fault]float64
 	delay  time.Duration
+	lasts  map[*StoreImposition]bool
 	fired  map[Fault]int
 	seen   map[string]int
 	err    error
@@ -77,7 +80,7 @@ func NewStore(target string, seed uint64) (*Store, error) {
 	s := &Store{
 		target:    target,
 		transport: &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true},
-		listener:  l, rand: rand.New(rand.NewPCG(seed, 0)), shares: map[Fault]float64{}, fired: map[Fault]int{}, seen: map[string]int{},
+		listener:  l, rand: rand.New(rand.NewPCG(seed, 0)), shares: map[Fault]float64{}, lasts: map[*StoreImposition]bool{}, fired: map[Fault]int{}, seen: map[string]int{},
 	}
 	s.ctx, s.end = context.WithCancel(context.Background())
 	s.server = &http.Server{Handler: s, ReadHeaderTimeout: 10 * time.Second, ErrorLog: log.New(io.Discard, "", 0)}
@@ -145,11 +148,11 @@ func kindOf(r *http.Request) string {
 
 // applies are the faults that can happen to a kind of request; those that come first win.
 var applies = map[string][]Fault{
-	"PUT":    {Cut, Denied, Error, SlowDown, LatePut, LostReply},
-	"GET":    {Cut, Denied, Error, SlowDown, NotFound, Truncated, Flipped},
-	"HEAD":   {Cut, Denied, Error, SlowDown, NotFound},
-	"LIST":   {Cut, Denied, Error, SlowDown, ListMissing},
-	"DELETE": {Cut, Denied, Error, SlowDown},
+	"PUT":    {Cut, Denied, NoBucket, Error, SlowDown, LatePut, LostReply},
+	"GET":    {Cut, Denied, NoBucket, Error, SlowDown, NotFound, WrongRange, Truncated, Flipped},
+	"HEAD":   {Cut, Denied, NoBucket, Error, SlowDown, NotFound},
+	"LIST":   {Cut, Denied, NoBucket, Error, SlowDown, ListMissing, ListExtra},
+	"DELETE": {Cut, Denied, NoBucket, Error, SlowDown},
 }
 
 // draw decides what happens to a request.
@@ -157,12 +160,12 @@ func (s *Store) draw(kind string) (fault Fault, late time.Duration, at float64) 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.seen[kind]++
-	if s.rand.Float64() < s.shares[Slow] {
-		late = time.Duration(s.rand.Float64() * float64(s.delay))
-		s.fired[Slow]++
+	if share, delay := s.share(Slow); s.rand.Float64() < share {
+		late = time.Duration(s.rand.Float64() * float64(delay))
+		s.count(Slow)
 	}
 	for _, f := range applies[kind] {
-		if s.rand.Float64() < s.shares[f] {
+		if share, _ := s.share(f); s.rand.Float64() < share {
 			fault = f
 			break
 		}
@@ -174,7 +177,7 @@ func (s *Store) draw(kind string) (fault Fault, late time.Duration, at float64) 
 func (s *Store) happened(f Fault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.fired[f]++
+	s.count(f)
 }
 
 // ServeHTTP implements http.Handler.
@@ -191,7 +194,7 @@ func (s *Store) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case Cut:
 		s.happened(fault)
 		panic(http.ErrAbortHandler)
-	case Denied, Error, SlowDown, NotFound:
+	case Denied, NoBucket, Error, SlowDown, NotFound:
 		s.happened(fault)
 		refuse(w, r, fault)
 		return
@@ -217,8 +220,9 @@ func (s *Store) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // later does a PUT that was refused, after some time.
 func (s *Store) later(r *http.Request, body []byte, at float64) {
 	s.mu.Lock()
-	wait := time.Duration(at * float64(s.delay))
+	_, delay := s.share(LatePut)
 	s.mu.Unlock()
+	wait := time.Duration(at * float64(delay))
 	again := r.Clone(s.ctx)
 	s.work.Go(func() {
 		if !hold(s.ctx, wait) {
@@ -257,13 +261,16 @@ func (s *Store) answer(w http.ResponseWriter, resp *http.Response, fault Fault, 
 	}
 	cut := false
 	switch n := int(at * float64(len(body))); {
-	case fault == ListMissing:
-		less, ok := withoutOne(body, at)
-		if body = less; ok {
+	case fault == ListMissing || fault == ListExtra:
+		other, ok := otherList(body, at, fault)
+		if body = other; ok {
 			s.happened(fault)
 		}
 		w.Header().Del("Content-Length")
 	case len(body) == 0:
+	case fault == WrongRange:
+		copy(body[1:], body) // as if it began a byte earlier
+		s.happened(fault)
 	case fault == Flipped:
 		body[n] ^= 1 << (n % 8)
 		s.happened(fault)
@@ -278,18 +285,6 @@ func (s *Store) answer(w http.ResponseWriter, resp *http.Response, fault Fault, 
 	}
 }
 
-var listed = regexp.MustCompile(`(?s)<Contents>.*?</Contents>`)
-
-// withoutOne leaves one of the objects out of a listing.
-func withoutOne(body []byte, at float64) (out []byte, ok bool) {
-	all := listed.FindAllIndex(body, -1)
-	if len(all) == 0 {
-		return body, false
-	}
-	one := all[int(at*float64(len(all)))]
-	return append(body[:one[0]:one[0]], body[one[1]:]...), true
-}
-
 // refuse answers as S3 does.
 func refuse(w http.ResponseWriter, r *http.Request, f Fault) {
 	status, code := http.StatusInternalServerError, "InternalError"
@@ -300,6 +295,8 @@ func refuse(w http.ResponseWriter, r *http.Request, f Fault) {
 		status, code = http.StatusForbidden, "ExpiredToken"
 	case NotFound:
 		status, code = http.StatusNotFound, "NoSuchKey"
+	case NoBucket:
+		status, code = http.StatusNotFound, "NoSuchBucket"
 	}
 	w.Header().Set("Content-Type", "application/xml")
 	w.WriteHeader(status)

@@ -104,6 +104,7 @@ func TestWithoutFaultsNothingChanges(t *testing.T) {
 
 func TestEveryFaultHappens(t *testing.T) {
 	body := bytes.Repeat([]byte{'x'}, 1000)
+	body[2] = 'y'
 	for _, f := range nemesis.Faults() {
 		t.Run(string(f), func(t *testing.T) {
 			r := newRig(t)
@@ -116,7 +117,7 @@ func TestEveryFaultHappens(t *testing.T) {
 			switch f {
 			case nemesis.LostReply, nemesis.LatePut:
 				method, path = "PUT", "/b/new"
-			case nemesis.ListMissing:
+			case nemesis.ListMissing, nemesis.ListExtra:
 				path = "/b?list-type=2"
 			}
 			status, got, err := r.do(method, path, body)
@@ -127,6 +128,9 @@ func TestEveryFaultHappens(t *testing.T) {
 				nemesis.Denied:      status == 403,
 				nemesis.NotFound:    status == 404,
 				nemesis.Cut:         err != nil,
+				nemesis.NoBucket:    status == 404 && bytes.Contains(got, []byte("NoSuchBucket")),
+				nemesis.WrongRange:  status == 200 && len(got) == len(body) && got[2] == body[1] && got[3] == body[2],
+				nemesis.ListExtra:   status == 200 && bytes.Count(got, []byte("<Contents>")) == 2 && bytes.Contains(got, []byte("<Key>/b/k0</Key>")),
 				nemesis.LostReply:   err != nil,
 				nemesis.LatePut:     status == 500,
 				nemesis.Truncated:   err != nil || len(got) < len(body),

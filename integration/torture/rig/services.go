@@ -225,3 +225,8 @@ func healthy(ctx context.Context, url string) error {
 	}
 	return nil
 }
+
+// StartMembers starts those of the members that do not run. Two of three serve only together.
+func StartMembers(ctx context.Context, members []*Member) error {
+	return each(members, func(m *Member) error { return m.Start(ctx) })
+}

@@ -1,0 +1,133 @@
+//go:build linux
+
+// Command torture runs real agents, etcd and MinIO, each behind a proxy, under the faults of the project's
+// catalogue, mixed from a seed, while clients write, read and remember; and judges what they remember. A
+// violation, or a fault that had no effect, fails the run. docs/torture.md tells how to read its report.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/floelog/floe/integration/torture/fault"
+	"github.com/floelog/floe/integration/torture/rig"
+)
+
+type options struct {
+	seed    uint64
+	length  time.Duration
+	window  time.Duration
+	atLeast int
+	faults  string
+	logs    string
+	tags    string
+	floe    string
+	args    string
+	light   bool
+	plan    bool
+}
+
+func parse() options {
+	var o options
+	flag.Uint64Var(&o.seed, "seed", 0, "seed of the plan, the faults and the load; 0: by the clock")
+	flag.DurationVar(&o.length, "for", 10*time.Minute, "how long faults are fired")
+	flag.DurationVar(&o.window, "mix", fault.MixLength, "how long one mix of faults lasts")
+	flag.IntVar(&o.atLeast, "at-least", 1, "mixes that every fault must be part of")
+	flag.StringVar(&o.faults, "faults", "", "faults that are fired, such as F1,F7; empty: all")
+	flag.StringVar(&o.logs, "logs", "", "folder in which the processes' logs stay; empty: none")
+	flag.StringVar(&o.floe, "floe", "", "binary of the agents; empty: it is built")
+	flag.StringVar(&o.tags, "tags", "", "build tags of the agents")
+	flag.StringVar(&o.args, "args", "", "more flags for the agents, separated by spaces")
+	flag.BoolVar(&o.light, "light", false, "a small load that judges little, to try faults out")
+	flag.BoolVar(&o.plan, "plan", false, "print the plan only")
+	flag.Parse()
+	if o.seed == 0 {
+		o.seed = uint64(time.Now().UnixNano()) % 1_000_000
+	}
+	return o
+}
+
+func main() {
+	if err := run(parse()); err != nil {
+		fmt.Fprintln(os.Stderr, "torture:", err)
+		os.Exit(1)
+	}
+}
+
+func run(o options) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	var ids []string
+	if o.faults != "" {
+		ids = strings.Split(o.faults, ",")
+	}
+	faults, err := fault.Find(ids...)
+	if err != nil {
+		return err
+	}
+	ids = ids[:0]
+	for _, f := range faults {
+		ids = append(ids, f.ID())
+	}
+	plan, err := fault.Plan(o.seed, ids, fault.Times{For: o.length, Window: o.window, AtLeast: o.atLeast})
+	if err != nil {
+		return err
+	}
+	fmt.Printf("seed %d: %d mixes of %v, %d faults\n", o.seed, len(plan), o.window, len(faults))
+	if o.plan {
+		show(plan)
+		return nil
+	}
+	c, err := rig.Start(ctx, rig.Config{Seed: o.seed, Logs: o.logs, Tags: o.tags, Floe: o.floe, Args: strings.Fields(o.args)})
+	if err != nil {
+		return err
+	}
+	err = torture(ctx, c, faults, plan)
+	return errors.Join(err, c.Stop())
+}
+
+// torture fires the plan at a cluster under load and judges.
+func torture(ctx context.Context, c *rig.Cluster, faults []fault.Fault, plan []fault.Window) error {
+	l, err := startLight(ctx, c)
+	if err != nil {
+		return err
+	}
+	var mu sync.Mutex
+	began := time.Now()
+	outcome := fault.Drive(ctx, c, faults, plan, func(e fault.Event) {
+		mu.Lock()
+		defer mu.Unlock()
+		fmt.Printf("%7.2f mix %d %-6s %-4s %s\n", e.At.Sub(began).Seconds(), e.Window, e.What, e.Fault, e.Text)
+	})
+	errs := []error{ctx.Err(), l.finish(ctx)}
+	errs = append(errs, outcome.Errors...)
+	fmt.Println(l)
+	for _, f := range faults {
+		fmt.Printf("%-4s fired %4d times in %3d mixes: %s\n", f.ID(), outcome.Fired[f.ID()], outcome.On[f.ID()], f.Name())
+	}
+	if missed := outcome.Missed(faults); len(missed) > 0 {
+		errs = append(errs, fmt.Errorf("%v never had an effect: this run has not tested them", missed))
+	}
+	for _, end := range c.UnexpectedEnds() {
+		errs = append(errs, errors.New(end))
+	}
+	return errors.Join(errs...)
+}
+
+func show(plan []fault.Window) {
+	for i, w := range plan {
+		fmt.Printf("mix %d:", i)
+		for _, s := range w.Shots {
+			fmt.Printf(" %s(%v)", s.Fault, s.Target)
+		}
+		fmt.Println()
+	}
+}
