@@ -80,17 +80,6 @@ func (a *Agent) lastBackup(ctx context.Context, l *life) {
 	a.tryBackup(ctx, l, &l.backup)
 }
 
-// lastBackup stores what is due when a life ends: the metadata store may be lost. backUp has ended, or is about to. A
-// drain does it once more behind the last request, which may have created a topic.
-func (a *Agent) lastBackup(ctx context.Context, l *life) {
-	if !l.backup.led || !l.backup.due() {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
-	defer cancel()
-	a.tryBackup(ctx, l, &l.backup)
-}
-
 // tryBackup stores one copy, and reports whether it did.
 func (a *Agent) tryBackup(ctx context.Context, l *life, b *backup) bool {
 	ctx, cancel := context.WithTimeout(objstore.WithPurpose(ctx, objstore.Metadata), carryTimeout)
