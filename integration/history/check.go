@@ -123,7 +123,7 @@ func (h *History) Check() Report {
 
 // judgeAcked looks for an acknowledged record.
 func (h *History) judgeAcked(v Value, s *send) {
-	if s.outcome != acked || s.offset >= 0 && s.offset < s.part.logStart {
+	if s.outcome != acked || s.offset >= 0 && s.offset < s.part.logStart || s.part.deleted && s.part.whole == nil {
 		return
 	}
 	if s.offset < 0 { // the producer was not told where

@@ -22,6 +22,7 @@ type partition struct {
 	logStart int64 // the highest that was told
 	whole    *span // what was read completely at the end; nil: nothing
 	stable   *span // the same by a consumer of committed records
+	deleted  bool
 }
 
 // span is a range of offsets, without its end.

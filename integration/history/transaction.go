@@ -87,17 +87,22 @@ func (h *History) Turn(t Txn, fate Fate) {
 	}
 }
 
-// ReadIn records that a transaction has read a value, as a consumer of committed records.
-func (h *History) ReadIn(t Txn, v Value) {
+// ReadRange records that a transaction has read all records of a range of offsets that it was
+// given, as a consumer of committed records.
+func (h *History) ReadRange(t Txn, p Partition, from, to int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if v == 0 || v > Value(len(h.sends)) {
-		return // Polled has said so
+	part, known := h.partition(p), h.txns[t-1].readFrom
+	for o := from; o < min(to, part.readEnd); o++ {
+		v, _ := part.value(o)
+		if v == 0 || !part.readCommitted(o) {
+			continue
+		}
+		if by := h.sends[v-1].txn; by != 0 && by != t && !slices.Contains(known, by) {
+			known = append(known, by)
+		}
 	}
-	from, known := h.sends[v-1].txn, h.txns[t-1].readFrom
-	if from != 0 && from != t && !slices.Contains(known, from) {
-		h.txns[t-1].readFrom = append(known, from)
-	}
+	h.txns[t-1].readFrom = known
 }
 
 // Came reports whether a transaction has certainly been committed, and whether it may be.
@@ -219,6 +224,15 @@ func strayKind(sent, read Partition) Kind {
 		return Resurrected
 	}
 	return Phantom
+}
+
+// Deleted records that a partition is going to be deleted: what nobody has read by then is not
+// missed.
+func (h *History) Deleted(p Partition) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.partition(p).deleted = true
+	h.trace("%s is going to be deleted", p)
 }
 
 // Partitions returns the partitions that the history knows, in no order.
