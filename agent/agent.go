@@ -58,6 +58,7 @@ type Config struct {
 	Advertise    string // host:port that Kafka clients are told
 	RPCAdvertise string // host:port that other agents are told
 	Zone         string
+	NetworkRate  float64  // bytes per second that the network carries each way; 0: not known
 	Roles        []string // names of membership.Role; none: all
 	Version      string
 	Shards       uint32 // of a cluster that does not exist yet
@@ -173,6 +174,7 @@ type Agent struct {
 	merging   *merging
 	tidying   *tidying
 	balancing *balancing
+	ratio     *ratio
 	budget    *protocol.Budget // of produce requests
 	control   *protocol.Budget // of all others, so that a slow store does not stop them
 	cache     *cache.Cache
@@ -200,6 +202,7 @@ type Agent struct {
 	sky     *sky // over the stores
 	doctor  *doctor
 
+	past     *membership.Session  // that was lost and may still have keys; of the goroutine that lives
 	current  atomic.Pointer[life] // nil while batches are refused
 	refused  chan struct{}        // a batch was; capacity 1
 	serving  chan struct{}
@@ -242,6 +245,9 @@ func New(cfg Config, parts Parts) (*Agent, error) {
 	a.observeStores()
 	a.doctor = newDoctor(a, parts.Gatherer, parts.Registry)
 	registerState(parts.Registry, t.cache, a.budget)
+	a.ratio = newRatio(&cfg, a.budget, a.control)
+	a.ratio.register(parts.Registry)
+	a.metrics.uploaded = func(took time.Duration) { a.ratio.uploaded.Add(int64(took)) }
 	t.register(parts.Registry)
 	registerManifests(parts.Registry, a.manifests)
 	return a, nil
@@ -250,7 +256,7 @@ func New(cfg Config, parts Parts) (*Agent, error) {
 // Serving is closed when clients and other agents may ask this one, which is before Ready.
 func (a *Agent) Serving() <-chan struct{} { return a.serving }
 
-// Ready is closed when the agent serves and every shard of the cluster has a leader.
+// Ready is closed when the agent serves and has seen a leader of every shard of the cluster.
 func (a *Agent) Ready() <-chan struct{} { return a.ready }
 
 // NodeID returns the agent's node id, once it is ready.
@@ -301,9 +307,11 @@ func (a *Agent) Run(ctx context.Context) error {
 	task("topics", a.catalogue.Run)
 	task("agents", a.agents.Run)
 	task("who is there", a.cluster.run)
+	task("weather", a.lookOut)
 	task("placement of shards", a.placing.pins.Run)
 	task("journals", a.set.Run)
 	task("loads", a.questions.loads.run)
+	task("load ratio", a.ratio.run)
 	task("groups", a.questions.groups.Run)
 	task("transactions", a.questions.txns.Run)
 	if err := a.await(ctx, work); err != nil {
@@ -409,7 +417,7 @@ func (a *Agent) assemble(c catalogue.Cluster) error {
 	a.tiers.connect(&a.node, a.agents, a.parts.Peers)
 	loads := newShardLoads(a.set)
 	a.placing = &placing{set: a.set, agents: a.agents, pins: membership.NewPlacement(a.parts.Meta, a.keys, membership.AgentsConfig{Log: log})}
-	if err := registerLoads(a.parts.Registry, loads, a.placing.pins); err != nil {
+	if err := errors.Join(registerLoads(a.parts.Registry, loads, a.placing.pins), registerBacklog(a.parts.Registry, a.set)); err != nil {
 		return fmt.Errorf("registering the metrics of placement: %w", err)
 	}
 	a.sequencer = &sequencer{loads: loads, self: &a.node, set: a.set, agents: a.agents, topics: a.catalogue, peers: a.parts.Peers}

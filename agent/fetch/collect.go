@@ -43,6 +43,9 @@ type collector struct {
 // hollow is a run of offsets without records that no batch of the answer follows.
 type hollow struct{ from, to tiering.Offset }
 
+// errElsewhere says that bytes are those of another place, or that a bit of an offset was flipped.
+var errElsewhere = fmt.Errorf("%w: bytes of another place", objstore.ErrCorrupt)
+
 // batches takes those of an extent that data holds, from the batch at offset at on. It returns
 // the offset and the number of bytes that it has come to: behind data, unless full.
 func (c *collector) batches(e *tiering.Extent, at tiering.Offset, data [][]byte) (next tiering.Offset, used int, err error) {
@@ -55,11 +58,16 @@ func (c *collector) batches(e *tiering.Extent, at tiering.Offset, data [][]byte)
 		size := int(int32(binary.BigEndian.Uint32(head[8:]))) + 12
 		last := int32(binary.BigEndian.Uint32(head[23:]))
 		if size < batch.HeaderSize || last < 0 || at+tiering.Offset(last) >= e.End() {
-			return at, used, fmt.Errorf("%w: a batch of %d bytes and last offset delta %d does not fit the extent", objstore.ErrCorrupt, size, last)
+			return at, used, fmt.Errorf("%w: a batch of %d bytes and last offset delta %d does not fit the extent", errElsewhere, size, last)
 		}
 		if at >= c.end {
 			c.full = true
 			return at, used, nil
+		}
+		// From level 1 on batches are stored with their own offset: another one says that these are the bytes of
+		// another place, which their checksums cannot tell.
+		if own := tiering.Offset(binary.BigEndian.Uint64(head)); own != 0 && own != at {
+			return at, used, fmt.Errorf("%w: a batch of offset %d lies where that of %d should", errElsewhere, own, at)
 		}
 		next := at + tiering.Offset(last) + 1
 		switch {
@@ -79,6 +87,46 @@ func (c *collector) batches(e *tiering.Extent, at tiering.Offset, data [][]byte)
 		used += size
 	}
 	return at, used, nil
+}
+
+// whole is batches for all bytes of an extent.
+func (c *collector) whole(e *tiering.Extent, data [][]byte) (tiering.Offset, error) {
+	at, _, err := c.batches(e, e.Base, data)
+	if err == nil && !c.done() && at != e.End() {
+		err = errEnds(e, at)
+	}
+	return at, err
+}
+
+func errEnds(e *tiering.Extent, at tiering.Offset) error {
+	return fmt.Errorf("%w: the extent ends at offset %d, its batches at %d", errElsewhere, e.End(), at)
+}
+
+// taken is what a collector had at some time.
+type taken struct {
+	slices int
+	last   []byte // the last slice, which emit may have made longer
+	bytes  int
+	next   tiering.Offset
+	hollow hollow
+	full   bool
+}
+
+func (c *collector) mark() taken {
+	t := taken{len(c.slices), nil, c.bytes, c.next, c.hollow, c.full}
+	if t.slices > 0 {
+		t.last = c.slices[t.slices-1]
+	}
+	return t
+}
+
+// rewind gives back what was taken since.
+func (c *collector) rewind(t taken) {
+	c.slices = c.slices[:t.slices]
+	if t.slices > 0 {
+		c.slices[t.slices-1] = t.last
+	}
+	c.bytes, c.next, c.hollow, c.full = t.bytes, t.next, t.hollow, t.full
 }
 
 // done reports whether nothing more will be taken: no batch fits any more, so that nothing has

@@ -106,10 +106,14 @@ func (r *Reader) collectRun(ctx context.Context, run []tiering.Extent, cold bool
 				return err
 			}
 			out.scratch = data
-			at, _, err = out.batches(e, at, data)
+			before := out.mark()
+			if at, err = out.whole(e, data); errors.Is(err, errElsewhere) && !e.IsInline() {
+				out.rewind(before)
+				at, err = r.readAgain(ctx, run, i, cold, out)
+			}
 		}
 		if err == nil && !out.done() && at != e.End() {
-			err = fmt.Errorf("%w: the extent ends at offset %d, its batches at %d", objstore.ErrCorrupt, e.End(), at)
+			err = errEnds(e, at)
 		}
 		if err != nil {
 			return fmt.Errorf("extent at offset %d in segment %s: %w", e.Base, e.Segment, err)
@@ -118,23 +122,40 @@ func (r *Reader) collectRun(ctx context.Context, run []tiering.Extent, cold bool
 	return nil
 }
 
+// readAgain takes the batches of an extent, whose bytes the cache had from another place, or with a flipped bit,
+// from the object store itself.
+func (r *Reader) readAgain(ctx context.Context, run []tiering.Extent, i int, cold bool, out *collector) (tiering.Offset, error) {
+	r.cache.Renew(r.rangeOf(run, i, cold))
+	data, err := r.bytesOf(ctx, run, i, cold, out.scratch[:0])
+	if err != nil {
+		return run[i].Base, err
+	}
+	out.scratch = data
+	return out.whole(&run[i], data)
+}
+
 // collectPieces reads of a large extent what out needs, from where the reader left off.
 func (r *Reader) collectPieces(ctx context.Context, run []tiering.Extent, i int, cold bool, out *collector) (tiering.Offset, error) {
 	e := &run[i]
 	at, pos := r.marks.find(e, out.from)
 	in := pieces{run: run, i: i, pos: pos, cold: cold}
-	for !out.done() && in.pos < int(e.Length) {
+	for renewed := false; !out.done() && in.pos < int(e.Length); {
 		data, err := r.next(ctx, &in, out.limit-out.bytes, out.scratch[:0])
 		if err != nil {
 			return at, err
 		}
 		out.scratch = data
 		next, used, err := out.batches(e, at, data)
+		at = next
+		in.pos += used
+		if errors.Is(err, errElsewhere) && !renewed { // what came before it is taken
+			renewed = true
+			r.cache.Renew(in.rangeOf(r, int(objstore.Body(data).Size())-used))
+			continue
+		}
 		if err != nil {
 			return at, err
 		}
-		at = next
-		in.pos += used
 	}
 	if in.pos < int(e.Length) {
 		r.marks.add(e, at, in.pos)
@@ -148,6 +169,14 @@ type pieces struct {
 	i    int // the extent's index
 	pos  int // bytes from the extent's start
 	cold bool
+}
+
+// rangeOf returns the next n bytes.
+func (in *pieces) rangeOf(r *Reader, n int) cache.Range {
+	rg := r.rangeOf(in.run, in.i, in.cold)
+	rg.Position += tiering.Position(in.pos)
+	rg.Length = n
+	return rg
 }
 
 // next reads the whole batches of the next piece, at least one; size is about what is needed.

@@ -71,6 +71,8 @@ type Cache interface {
 	Read(ctx context.Context, r cache.Range, dst [][]byte) ([][]byte, error)
 	// Has reports whether Read would not have to wait.
 	Has(r cache.Range) bool
+	// Renew has the next Read of the range ask the object store itself.
+	Renew(r cache.Range)
 }
 
 // Manifests reads the extents that a manifest stands for, ascending, whose epochs nobody needs, and
@@ -171,6 +173,7 @@ type Reader struct {
 	now       func() time.Time
 	newest    int
 	lagging   places
+	yield     yield
 	marks     *marks
 	waiters   *waiters
 	hurry     chan struct{} // closed when nobody shall wait any more
@@ -183,6 +186,7 @@ func NewReader(cfg Config, parts Parts) *Reader {
 		views: parts.Views, cache: parts.Cache, manifests: parts.Manifests, observe: parts.Observe, now: parts.Now,
 		newest:  cmp.Or(cfg.Newest, DefaultNewest),
 		lagging: make(places, cmp.Or(cfg.LaggingReads, DefaultLaggingReads)),
+		yield:   yield{now: parts.Now},
 		marks:   newMarks(), waiters: newWaiters(), hurry: make(chan struct{}),
 	}
 	if r.observe == nil {
@@ -202,6 +206,10 @@ func (r *Reader) Hurry() { r.once.Do(func() { close(r.hurry) }) }
 
 // Applied wakes the requests that wait for what the record brought.
 func (r *Reader) Applied(id tiering.ShardID, rec *shard.Record) { r.waiters.applied(id, rec) }
+
+// Committed tells how long a commit took that this agent made: lagging readers give way if that
+// becomes much longer than it was.
+func (r *Reader) Committed(took time.Duration) { r.yield.committed(took) }
 
 // Fetch answers with as much as the request allows, as soon as MinBytes are there or a
 // partition has an error, after MaxWait at the latest. There is one result for each

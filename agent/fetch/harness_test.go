@@ -41,10 +41,11 @@ type log struct {
 	segs    uint64
 
 	manifests *manifests
-	gone      func(key string) // called when an object that is read is not there
-	before    func(key string) // called before each read of the object store
-	read      atomic.Int64     // bytes that were asked of the cache
-	cold      atomic.Int64     // reads that were asked of it for lagging readers
+	gone      func(key string)             // called when an object that is read is not there
+	spoil     func(offset int64, b []byte) // changes what the store answers
+	before    func(key string)             // called before each read of the object store
+	read      atomic.Int64                 // bytes that were asked of the cache
+	cold      atomic.Int64                 // reads that were asked of it for lagging readers
 }
 
 // counted counts what is asked of the cache.
@@ -83,6 +84,10 @@ func (w watched) GetUpTo(ctx context.Context, key string, offset, length int64) 
 		w.l.before(key)
 	}
 	b, size, err := w.Store.GetUpTo(ctx, key, offset, length)
+	if w.l.spoil != nil && err == nil {
+		b = objstore.Body{b.Copy()}
+		w.l.spoil(offset, b[0])
+	}
 	if errors.Is(err, objstore.ErrNotFound) && w.l.gone != nil {
 		w.l.gone(key)
 	}

@@ -188,12 +188,15 @@ func (r *Reader) readOne(ctx, wait context.Context, req *Request, lane *reading,
 	}
 	if lane.lane == Lagging {
 		start := r.now()
-		entered := r.lagging.enter(wait)
+		entered := r.enterLagging(wait, want.limit)
 		r.observe.Lagged(r.now().Sub(start), entered)
 		if !entered {
 			return 0 // the consumer asks again
 		}
-		defer r.lagging.leave()
+		defer func() {
+			r.lagging.leave()
+			r.yield.got(want.limit, res.Bytes)
+		}()
 	}
 	if !oneAtLeast && r.now().After(want.until) {
 		return 0
@@ -204,6 +207,18 @@ func (r *Reader) readOne(ctx, wait context.Context, req *Request, lane *reading,
 	res.Lane = lane.lane
 	r.observe.Fetched(lane.lane, res.Bytes)
 	return res.Bytes
+}
+
+// enterLagging waits for a place and a turn of about n bytes, and reports whether it has both.
+func (r *Reader) enterLagging(ctx context.Context, n int) bool {
+	if !r.yield.turn(ctx, n) {
+		return false
+	}
+	if !r.lagging.enter(ctx) {
+		r.yield.got(n, 0)
+		return false
+	}
+	return true
 }
 
 // wanted is how much of a partition is read.
