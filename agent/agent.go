@@ -203,6 +203,7 @@ type Agent struct {
 	doctor  *doctor
 
 	past     *membership.Session  // that was lost and may still have keys; of the goroutine that lives
+	past     *membership.Session  // that was lost and may still have keys; of the goroutine that lives
 	current  atomic.Pointer[life] // nil while batches are refused
 	refused  chan struct{}        // a batch was; capacity 1
 	serving  chan struct{}
@@ -307,6 +308,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	task("topics", a.catalogue.Run)
 	task("agents", a.agents.Run)
 	task("who is there", a.cluster.run)
+	task("weather", a.lookOut)
 	task("weather", a.lookOut)
 	task("placement of shards", a.placing.pins.Run)
 	task("journals", a.set.Run)

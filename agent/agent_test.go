@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -42,8 +43,11 @@ func TestStopWithoutSession(t *testing.T) {
 
 		meta.Partition()
 		time.Sleep(20 * time.Second) // virtual: the lease, and what an old life may take to end
-		if why := a.Unready(); len(why) != 1 {
-			t.Errorf("without a session: unready because of %q", why)
+		if why := a.Unready(); len(why) > 0 {
+			t.Errorf("without a session, as there is no other agent: unready because of %q", why)
+		}
+		if why := a.Degraded(); len(why) == 0 || !strings.Contains(strings.Join(why, "\n"), "no session") {
+			t.Errorf("without a session: degraded because of %q", why)
 		}
 		stop()
 		select {

@@ -26,15 +26,26 @@ const (
 	// sessionRetry is the pause between attempts to register.
 	sessionRetry = 500 * time.Millisecond
 	// abandonAfter is how long a pipeline whose session was lost may still wait for answers:
-	// its submissions cannot be committed any more.
-	abandonAfter = 2 * time.Second
+	// its submissions cannot be committed any more, but some may have been. The next life waits for it.
+	abandonAfter = 500 * time.Millisecond
+	// endTime bounds the end of a session when an agent stops.
+	endTime = 2 * time.Second
 	// watermarkEvery is how often the session's upload low watermark is brought up to date.
 	watermarkEvery = time.Second
 )
 
 // begin registers the agent, under the node id of its last life if that is free. The error
 // is one that a retry may cure, except ErrNodeIDTaken.
+//
+// The keys of its last session, if that was lost, would be in its way for as long as the lease lives,
+// which a metadata store that comes back extends: they are deleted first.
 func (a *Agent) begin(ctx context.Context) (*life, error) {
+	if a.past != nil {
+		if err := a.past.Close(ctx); err != nil {
+			return nil, err
+		}
+		a.past = nil
+	}
 	cfg := membership.SessionConfig{
 		TTL: a.cfg.LeaseTTL, NodeID: membership.NodeID(a.cfg.NodeID), Address: a.cfg.Advertise, RPCAddress: a.cfg.RPCAdvertise,
 		Zone: a.cfg.Zone, Roles: a.cfg.Roles, Version: a.cfg.Version, Listeners: a.advertised(), Log: a.parts.Log,
@@ -119,16 +130,7 @@ func (a *Agent) abandon(l *life) {
 	if err := l.pipeline.Close(ctx); err != nil {
 		a.parts.Log.Warn("batches were abandoned with the lost session; their producers try again", "err", err)
 	}
-	a.endSession(l)
-}
-
-// endSession gives the registration up at once, if the metadata store can be reached.
-func (a *Agent) endSession(l *life) {
-	ctx, cancel := context.WithTimeout(context.Background(), abandonAfter)
-	defer cancel()
-	if err := l.session.Close(ctx); err != nil {
-		a.parts.Log.Info("the session's lease ends by itself", "err", err)
-	}
+	a.past = l.session
 }
 
 // drain sends producers to other agents, where there are any, finishes what clients asked
@@ -164,7 +166,7 @@ func (a *Agent) drain(l *life, endDuties func()) {
 		return nil
 	})
 	a.storeLast(context.Background(), l, carryTimeout)
-	step("ending the session", abandonAfter, l.session.Close)
+	step("ending the session", endTime, l.session.Close)
 	if err := errors.Join(errs...); err != nil {
 		a.parts.Log.Warn("draining was not complete", "err", err)
 	}

@@ -182,6 +182,9 @@ func (a *Agent) AnswerHere(ctx context.Context, q peer.Question) ([]byte, error)
 	if out, known, err := a.doctor.examine(q.Kind); known {
 		return out, err
 	}
+	if q.Kind == aliveKind {
+		return a.answerAlive()
+	}
 	answer := answers[q.Kind]
 	if answer == nil || uint32(q.Shard) >= a.set.NumShards() {
 		return nil, fmt.Errorf("%w: a question %q about shard %d", metadata.ErrInvalid, q.Kind, q.Shard)

@@ -1,12 +1,15 @@
 package agent
 
 import (
+	"context"
 	"fmt"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/floelog/floe/agent/peer"
+	"github.com/floelog/floe/metadata"
 	"github.com/floelog/floe/metadata/health"
 	"github.com/floelog/floe/protocol"
 	"github.com/floelog/floe/tiering/objstore"
@@ -20,11 +23,12 @@ type sky struct {
 		Weather() []weather.Condition
 		Loads() []objstore.Load
 	}
-	meta     *health.Store
-	budget   *protocol.Budget // of produce requests
-	unserved func() bool      // between two sessions
-	shedding atomic.Bool
-	glanced  atomic.Pointer[glance]
+	meta      *health.Store
+	budget    *protocol.Budget // of produce requests
+	unserved  func() bool      // between two sessions
+	shedding  atomic.Bool
+	elsewhere atomic.Bool // this agent has no session, and others do
+	glanced   atomic.Pointer[glance]
 }
 
 const (
@@ -154,21 +158,84 @@ func (a *Agent) Unready() []string {
 	if a.draining.Load() {
 		return append(why, "draining: the agent is about to stop")
 	}
-	if l := a.current.Load(); (l == nil || !l.session.Alive()) && a.sky.alone() {
-		why = append(why, "no session: the metadata store has not been heard of for longer than the lease")
+	if !a.hasSession() && a.sky.elsewhere.Load() {
+		why = append(why, "no session: the metadata store has not been heard of for longer than the lease, and other agents have one: check the network between this agent and etcd")
 	}
 	return why
 }
 
-// alone reports whether the metadata store may well be there for other agents. A store that
-// answers this one that it has no quorum, or lets it wait, does so to all of them.
-func (s *sky) alone() bool {
-	for _, c := range s.meta.Weather() {
-		if c.State.Bad() && c.State != weather.Unreachable {
-			return false
+// hasSession reports whether this agent can commit something.
+func (a *Agent) hasSession() bool {
+	l := a.current.Load()
+	return l != nil && l.session.Alive()
+}
+
+const (
+	// aliveEvery is how often an agent without a session asks whether others have one. Shorter: in an
+	// outage, agents ask each other all the time. Longer: clients are sent here for longer.
+	aliveEvery = 2 * time.Second
+	// aliveTimeout bounds a question, and aliveAsked how many agents are asked at a time.
+	aliveTimeout = time.Second
+	aliveAsked   = 3
+)
+
+// lookOut finds out, while this agent has no session, whether clients would be better served
+// elsewhere: if the metadata store is down for all, they would not, and reads go on here.
+func (a *Agent) lookOut(ctx context.Context) error {
+	tick := time.NewTicker(aliveEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			a.sky.elsewhere.Store(!a.hasSession() && a.othersAlive(ctx))
+		case <-ctx.Done():
+			return nil
 		}
 	}
-	return true
+}
+
+// othersAlive asks some of the other agents that were there when this one last knew.
+func (a *Agent) othersAlive(ctx context.Context) bool {
+	view := a.agents.View()
+	var addrs []string
+	for _, id := range view.NodeIDs() {
+		if other, ok := view.Agent(id); ok && int32(id) != a.node.Load() {
+			addrs = append(addrs, other.RPCAddress)
+		}
+	}
+	if len(addrs) > 0 { // not the same ones each time
+		from := int(nonce() % uint64(len(addrs)))
+		addrs = append(addrs[from:], addrs[:from]...)
+	}
+	ctx, cancel := context.WithTimeout(ctx, aliveTimeout)
+	defer cancel()
+	answers := make(chan bool, aliveAsked)
+	asked := addrs[:min(len(addrs), aliveAsked)]
+	for _, addr := range asked {
+		go func() { // ends with ctx; all are awaited
+			b, err := a.parts.Peers.Ask(ctx, addr, peer.Question{Kind: aliveKind})
+			answers <- err == nil && string(b) == alive
+		}()
+	}
+	found := false
+	for range asked {
+		found = <-answers || found
+	}
+	return found
+}
+
+// aliveKind asks whether an agent has a session; it is answered alive or not at all.
+const (
+	aliveKind = "alive"
+	alive     = "yes"
+)
+
+// answerAlive answers another agent.
+func (a *Agent) answerAlive() ([]byte, error) {
+	if !a.hasSession() {
+		return nil, fmt.Errorf("no session: %w", metadata.ErrFenced)
+	}
+	return []byte(alive), nil
 }
 
 // Degraded says what does not go as it should although the agent serves, a line each, with what
@@ -180,7 +247,7 @@ func (a *Agent) Degraded() []string {
 			out = append(out, describe(c, time.Now()))
 		}
 	}
-	if l := a.current.Load(); l == nil || !l.session.Alive() {
+	if !a.hasSession() {
 		select {
 		case <-a.ready:
 			out = append(out, "no session: nothing is committed until the metadata store answers; known records are served")

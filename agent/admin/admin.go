@@ -3,7 +3,8 @@
 //
 //	/metrics       Prometheus metrics of one registry
 //	/healthz       200 while the process answers at all: restart it when this fails
-//	/readyz        200 while clients should be sent here, else 503 and the reasons, one a line
+//	/readyz        200 while clients should be sent here, else 503 and the reasons, one a line;
+//	               either way, lines that begin with "degraded:" tell what does not go as it should
 //	/doctor        what floe doctor shows, of all agents of the cluster, as JSON
 //	/debug/pprof/  profiles of net/http/pprof
 //
@@ -71,6 +72,10 @@ type Config struct {
 	// Ready returns nil while the agent should get traffic; otherwise an error whose lines
 	// (errors.Join makes one of several) are the reasons.
 	Ready func() error
+
+	// Degraded returns what does not go as it should although clients should be sent here, a line
+	// each; nil: nothing ever.
+	Degraded func() []string
 
 	// Doctor returns what all agents of the cluster say of themselves, as JSON; nil: nobody knows.
 	Doctor func(context.Context) ([]byte, error)
@@ -155,11 +160,16 @@ func handler(cfg Config, errorLog promhttp.Logger) http.Handler {
 		answer(w, http.StatusOK, "ok")
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		status, lines := http.StatusOK, []string{"ready"}
 		if err := cfg.Ready(); err != nil {
-			answer(w, http.StatusServiceUnavailable, err.Error())
-			return
+			status, lines[0] = http.StatusServiceUnavailable, err.Error()
 		}
-		answer(w, http.StatusOK, "ready")
+		if cfg.Degraded != nil {
+			for _, line := range cfg.Degraded() {
+				lines = append(lines, "degraded: "+line)
+			}
+		}
+		answer(w, status, strings.Join(lines, "\n"))
 	})
 	if cfg.Doctor != nil {
 		mux.HandleFunc("GET /doctor", func(w http.ResponseWriter, r *http.Request) { doctor(w, r, cfg.Doctor) })

@@ -112,6 +112,28 @@ func TestOnlyReading(t *testing.T) {
 	}
 }
 
+// A store in trouble is told of, and takes no agent out of a load balancer.
+func TestDegradedIsReady(t *testing.T) {
+	var ready error
+	var lines []string
+	url, _ := start(t, admin.Config{Ready: func() error { return ready }, Degraded: func() []string { return lines }})
+	for _, tc := range []struct {
+		ready  error
+		lines  []string
+		status int
+		body   string
+	}{
+		{nil, nil, 200, "ready\n"},
+		{nil, []string{"slow", "full"}, 200, "ready\ndegraded: slow\ndegraded: full\n"},
+		{errors.New("draining"), []string{"slow"}, 503, "draining\ndegraded: slow\n"},
+	} {
+		ready, lines = tc.ready, tc.lines
+		if status, body := get(t, url+"/readyz"); status != tc.status || body != tc.body {
+			t.Errorf("%d %q, want %d %q", status, body, tc.status, tc.body)
+		}
+	}
+}
+
 func TestReadyFollowsTheAgent(t *testing.T) {
 	var state atomic.Pointer[error]
 	set := func(err error) { state.Store(&err) }

@@ -143,6 +143,9 @@ func newMember(ctx context.Context, p process, s *settings.Settings, log *slog.L
 		return nil, listenError("admin-addr", consecutive(s.AdminAddr, i), err)
 	}
 	cfg := admin.Config{Gatherer: reg, Ready: m.node.Health, Log: log}
+	if d, ok := m.node.(interface{ Degraded() []string }); ok {
+		cfg.Degraded = d.Degraded
+	}
 	if d, ok := m.node.(examiner); ok {
 		cfg.Doctor = d.Doctor
 	}
