@@ -72,7 +72,7 @@ func (m *Merger) read(ctx context.Context, s *pack) (data [][][][]byte, errs []e
 			continue
 		}
 		here := m.parts.Hot(r.Range)
-		got, err := m.parts.Reader.Read(ctx, r.Range, nil)
+		got, err := job.Read(ctx, m.parts.Reader, r.Range, s.of[r.of].extents[r.extent].Base)
 		if ctx.Err() != nil {
 			return nil, nil, false
 		}

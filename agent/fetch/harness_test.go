@@ -73,6 +73,10 @@ func (w watched) GetRange(ctx context.Context, key string, offset, length int64)
 		w.l.before(key)
 	}
 	b, err := w.Store.GetRange(ctx, key, offset, length)
+	if w.l.spoil != nil && err == nil {
+		b = bytes.Clone(b)
+		w.l.spoil(offset, b)
+	}
 	if errors.Is(err, objstore.ErrNotFound) && w.l.gone != nil {
 		w.l.gone(key)
 	}

@@ -256,7 +256,7 @@ func (c *Cleaner) read(ctx context.Context, e tiering.Extent) ([][]byte, error) 
 	if err := c.parts.Pace(ctx, int64(e.Length)); err != nil {
 		return nil, err
 	}
-	data, err := c.parts.Reader.Read(ctx, rangeOf(e), nil)
+	data, err := job.Read(ctx, c.parts.Reader, rangeOf(e), e.Base)
 	if err != nil {
 		return nil, fmt.Errorf("reading the extent at offset %d: %w", e.Base, err)
 	}

@@ -57,3 +57,23 @@ func (s *scanner) appendRest(out [][]byte) [][]byte {
 	})
 	return out
 }
+
+// CheckStamps demands that none of the batches that slices together are was stamped with another offset than
+// the one at which it lies: base for the first, for every other one where the last offset delta of the one
+// before ends. A batch of level 0 has none. Checksums cannot tell bytes of one place from those of another: this can.
+// The error is ErrCorrupt.
+func CheckStamps(slices [][]byte, base tiering.Offset) error {
+	var s scanner
+	s.reset(slices)
+	for {
+		ok, err := s.next()
+		if err != nil || !ok {
+			return err
+		}
+		if own := tiering.Offset(binary.BigEndian.Uint64(s.head)); own != 0 && own != base {
+			return corrupt("a batch of offset %d lies where that of %d should", own, base)
+		}
+		base += tiering.Offset(s.lastDelta()) + 1
+		s.walk(s.length, func([]byte) {})
+	}
+}
