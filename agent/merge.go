@@ -14,8 +14,9 @@ import (
 )
 
 // maxJobPause bounds the pause after a job that failed again and again. Shorter: an object store
-// in trouble is asked by every agent all the time. Longer: what piled up waits after it is well.
-const maxJobPause = time.Minute
+// that refuses only what jobs do is asked all the time. Longer: when an outage is over, inline bytes
+// that fill the shards wait for their roll-up.
+const maxJobPause = 3 * time.Second
 
 // mergeEveryLeast bounds how often extents are looked at, which takes processor time where there
 // are many partitions, even if they need not wait at all.
