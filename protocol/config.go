@@ -84,11 +84,16 @@ const (
 	// Java producer sends 5, librdkafka up to 1,000,000 but gains nothing beyond what
 	// covers an upload's time; each one holds its frame.
 	MaxInFlight = 64
-	// firstAnswerGrace is how long a connection without any answer may go on during a
-	// shutdown. Less cuts off clients whose first request is on its way: after ApiVersions
-	// it takes three round trips, of 300 ms over the longest links. More only delays the
-	// shutdown, for connections that are opened and never used.
-	firstAnswerGrace = time.Second
+	// drainSilence is how long a connection must have been silent during a shutdown before it
+	// ends. Less than a round trip cuts off clients that have just been answered and send on;
+	// more delays the end of connections that nobody uses.
+	drainSilence = 200 * time.Millisecond
+	// drainGrace is how long a connection that does not fall silent, or that has had no answer at
+	// all, may go on during a shutdown. Less cuts off clients whose first request is on its way:
+	// after ApiVersions it takes three round trips, of 300 ms over the longest links. More only
+	// delays the shutdown, for connections that are opened and never used and for clients that
+	// do not go elsewhere although they are told to.
+	drainGrace = time.Second
 	// readBuffer holds the heads of frames. Smaller means more system calls for small
 	// requests, larger only costs idle connections memory: bodies bypass it.
 	readBuffer = 4 << 10

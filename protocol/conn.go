@@ -22,11 +22,12 @@ type Conn struct {
 	stopRead  context.CancelFunc // ends reading: what is in flight is still answered
 	handshook atomic.Bool
 	answered  atomic.Bool  // a request beyond the handshake's
-	draining  atomic.Bool  // reading ends with the first answer, if not before
+	draining  atomic.Bool  // reading ends when the client falls silent
 	mutedTo   atomic.Int64 // nanoseconds since the epoch: nothing is read before
 
 	// guards the following
 	mu                sync.Mutex
+	awaiting          bool // the first byte of a request is awaited: the read may be broken off
 	clientID          string
 	software, version string
 	reason            string // why the connection ended; the first is kept
@@ -70,23 +71,34 @@ func (c *Conn) HandshakeDone() { c.handshook.Store(true) }
 // Close ends the connection at once; answers in flight are lost.
 func (c *Conn) Close() { c.end(ReasonHandler) }
 
-// drain makes the connection end soon: at once, or when it has had its first answer.
-// Clients take a connection that ends without any for a wrong port or a login that
-// failed, and some give up what they had to send (franz-go's ErrFirstReadEOF). Whoever
-// drains calls stopReading after firstAnswerGrace.
+// drain makes the connection end once it has been silent for drainSilence, with nothing in
+// flight and its first answer given: what the client has sent by then is read and answered, not
+// lost in the socket's buffer. Clients take a connection that ends without any answer for a
+// wrong port or a login that failed, and some give up what they had to send (franz-go's
+// ErrFirstReadEOF). Whoever drains calls stopReading after drainGrace.
 func (c *Conn) drain() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.draining.Store(true)
-	if c.answered.Load() {
-		c.stopReading()
+	if c.awaiting && c.answered.Load() {
+		// Breaks off the wait for a request: await looks again how long it should wait. If the
+		// socket is closed already, so much the better.
+		_ = c.nc.SetReadDeadline(time.Unix(1, 0))
 	}
 }
 
-// answeredFirst notes that the client has an answer. drain looks the other way round, so
-// that one of the two sees what the other has done.
+// setAwaiting notes whether the first byte of a request is awaited.
+func (c *Conn) setAwaiting(is bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.awaiting = is
+}
+
+// answeredFirst notes that the client has an answer: from now on a connection that drains may end.
 func (c *Conn) answeredFirst() {
 	c.answered.Store(true)
 	if c.draining.Load() {
-		c.stopReading()
+		c.drain()
 	}
 }
 
@@ -218,15 +230,29 @@ func (c *Conn) unmuted(ctx context.Context) {
 	}
 }
 
+// ending reports whether the connection ends when the client falls silent.
+func (c *Conn) ending() bool { return c.draining.Load() && c.answered.Load() }
+
 // await waits for the first byte of a request.
 func (r *reader) await(readCtx context.Context) *closing {
+	defer r.c.setAwaiting(false)
 	for {
-		if err := r.frames.deadline(r.cfg.IdleTimeout); err != nil {
+		r.c.setAwaiting(true)
+		ending, patience := r.c.ending(), r.cfg.IdleTimeout
+		if ending {
+			patience = drainSilence
+		}
+		idle := len(r.w.slots) == 0 // nothing is answered while it waits
+		if err := r.frames.deadline(patience); err != nil {
 			return readFailure(err)
 		}
-		// stopReading ends readCtx first and the deadline second: one of the two is seen.
+		// stopReading ends readCtx first and the deadline second, and drain likewise: one of the
+		// two is seen.
 		if readCtx.Err() != nil {
 			return &closing{reason: ReasonShutdown}
+		}
+		if ending != r.c.ending() {
+			continue
 		}
 		_, err := r.frames.br.Peek(1)
 		if err == nil {
@@ -237,6 +263,10 @@ func (r *reader) await(readCtx context.Context) *closing {
 		switch {
 		case readCtx.Err() != nil:
 			return &closing{reason: ReasonShutdown}
+		case failed.reason == ReasonTimeout && ending && idle:
+			return &closing{reason: ReasonShutdown}
+		case failed.reason == ReasonTimeout && r.c.ending():
+			continue // woken up by drain, or an answer was awaited
 		case failed.reason != ReasonTimeout || !r.frames.latest.IsZero():
 			return failed
 		case len(r.w.slots) == 0:

@@ -175,11 +175,10 @@ func (s *Server) open() []*Conn {
 	return cs
 }
 
-// Shutdown stops accepting and reading, lets the requests in flight be answered, and
-// waits for Serve to end. A connection that has had no answer yet may send requests for
-// firstAnswerGrace, until it has one. If ctx ends first, the connections are closed at
-// once and ctx's error is returned: then Serve still waits for the handlers to resolve
-// what they hold.
+// Shutdown stops accepting, lets each connection go on until its client falls silent, for
+// drainGrace at most, lets the requests in flight be answered, and waits for Serve to end.
+// If ctx ends first, the connections are closed at once and ctx's error is returned: then
+// Serve still waits for the handlers to resolve what they hold.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.refuse()
 	s.mu.Lock()
@@ -191,7 +190,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	for _, c := range s.open() {
 		c.drain()
 	}
-	if s.ended(ctx, firstAnswerGrace) {
+	if s.ended(ctx, drainGrace) {
 		return nil
 	}
 	for _, c := range s.open() {
