@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
@@ -19,7 +20,9 @@ type totals struct {
 	diskGivenUp, frozen, doubtful float64
 	lost, live, stored            float64
 	extents                       float64
+	throttle                      float64
 	journals                      map[string]float64 // records by shard
+	troubles                      []diagnosis.Trouble
 }
 
 // distribution is a histogram's cumulative counts by upper bound.
@@ -126,6 +129,12 @@ var readers = map[string]func(*totals, *dto.Metric){
 			t.stored += value(m)
 		}
 	},
+	"floe_store_trouble_seconds": func(t *totals, m *dto.Metric) {
+		name := label(m, "store") + " store: " + label(m, "kind") + "s"
+		t.troubles = append(t.troubles, diagnosis.Trouble{Name: name, For: time.Duration(value(m) * float64(time.Second))})
+	},
+	"floe_produce_throttle_seconds":  into(func(t *totals) *float64 { return &t.throttle }),
+	"floe_produce_refused_total":     into(func(t *totals) *float64 { return &t.BatchesRefused }),
 	"floe_journal_records":           func(t *totals, m *dto.Metric) { t.journals[label(m, "shard")] = value(m) },
 	"floe_unknown_outcomes_total":    into(func(t *totals) *float64 { return &t.UnknownOutcomes }),
 	"floe_takeovers_total":           into(func(t *totals) *float64 { return &t.Takeovers }),
@@ -183,7 +192,7 @@ func (t *totals) since(before *totals) diagnosis.Counts {
 		Appends: a.Appends - b.Appends, Uploads: a.Uploads - b.Uploads, UploadsFailed: a.UploadsFailed - b.UploadsFailed,
 		StoreRequests: a.StoreRequests - b.StoreRequests, StoreThrottled: a.StoreThrottled - b.StoreThrottled,
 		StoreDenied: a.StoreDenied - b.StoreDenied, StoreFailed: a.StoreFailed - b.StoreFailed,
-		Throttled: a.Throttled - b.Throttled, ServerErrors: a.ServerErrors - b.ServerErrors, ConnectionsRefused: a.ConnectionsRefused - b.ConnectionsRefused,
+		BatchesRefused: a.BatchesRefused - b.BatchesRefused, ServerErrors: a.ServerErrors - b.ServerErrors, ConnectionsRefused: a.ConnectionsRefused - b.ConnectionsRefused,
 		UnknownOutcomes: a.UnknownOutcomes - b.UnknownOutcomes, Takeovers: a.Takeovers - b.Takeovers, SessionsLost: a.SessionsLost - b.SessionsLost,
 		CorruptReads: a.CorruptReads - b.CorruptReads, JobFailures: a.JobFailures - b.JobFailures,
 		TailBytes: a.TailBytes - b.TailBytes, LaggingBytes: a.LaggingBytes - b.LaggingBytes, StoreFetchBytes: a.StoreFetchBytes - b.StoreFetchBytes,

@@ -82,6 +82,7 @@ func (d *doctor) levels(s *diagnosis.Snapshot, topics catalogue.View) {
 	v.DiskCacheGivenUp, v.Frozen, v.ClockInDoubt = t.diskGivenUp > 0, t.frozen > 0, t.doubtful > 0
 	v.LostObjects, v.LiveBytes, v.StoredBytes = t.lost, t.live, t.stored
 	v.ExtentsMax = t.extents
+	s.Troubles = t.troubles
 	v.JournalMax, v.SnapshotRecords = t.longest(), float64(cmp.Or(a.cfg.SnapshotRecords, snapshotRecords))
 	v.SnapshotWait, v.SnapshotAge = d.snapshots.waiting(t.journals, now.at), cmp.Or(a.cfg.SnapshotAge, snapshotAge)
 	v.CarryWait, v.CarryAge = a.carrier.waiting(now.at), a.cfg.CarryAge
@@ -99,6 +100,7 @@ func (d *doctor) levels(s *diagnosis.Snapshot, topics catalogue.View) {
 	}
 	for _, l := range recent {
 		v.MemoryShare += l.memory / float64(len(recent))
+		v.ThrottleSeconds += l.totals.throttle / float64(len(recent))
 	}
 	v.LeaseTTL, v.LeaseMargin = a.cfg.LeaseTTL, noMargin
 	for _, l := range d.looks {

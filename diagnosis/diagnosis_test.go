@@ -32,6 +32,7 @@ func healthy() *diagnosis.Snapshot {
 		Agents:     []diagnosis.Agent{{Node: 1, Zone: "b", Version: "1.2.3", Asked: true, Skew: -time.Second}, {Node: 2, Zone: "a", Version: "1.2.3"}},
 		Members:    []diagnosis.Member{{Name: "e:1", Latency: time.Millisecond, Bytes: 1e9, Quota: 2e9}},
 		Certs:      []diagnosis.Certificate{{Setting: "etcd-cert", Left: 1000 * time.Hour}},
+		Troubles:   []diagnosis.Trouble{{Name: "object store: puts", For: 2 * time.Second}},
 		Outside:    &diagnosis.Outside{Metadata: true, Store: true, StoreTook: time.Second, Agents: true, Registered: 2},
 	}
 }
@@ -80,7 +81,9 @@ func TestBounds(t *testing.T) {
 		"many_partitions":     {func(s *diagnosis.Snapshot) { s.Levels.Partitions = 20000 }, func(s *diagnosis.Snapshot) { s.Levels.Partitions = 20001 }, ""},
 		"group_rebalances":    {func(s *diagnosis.Snapshot) { s.Groups[0].Rebalances = 10 }, func(s *diagnosis.Snapshot) { s.Groups[0].Rebalances = 11 }, "group g"},
 		"transaction_open":    {func(s *diagnosis.Snapshot) { s.Open[0].Age = time.Minute }, func(s *diagnosis.Snapshot) { s.Open[0].Age = 61 * time.Second }, "t-1 by producer id 4"},
-		"clients_throttled":   {func(s *diagnosis.Snapshot) { s.Recent.Throttled = 60 }, func(s *diagnosis.Snapshot) { s.Recent.Throttled = 61 }, ""},
+		"clients_throttled":   {func(s *diagnosis.Snapshot) { s.Levels.ThrottleSeconds = 0.05 }, func(s *diagnosis.Snapshot) { s.Levels.ThrottleSeconds = 0.06 }, ""},
+		"batches_refused":     {func(s *diagnosis.Snapshot) { s.Recent.BatchesRefused = 0 }, func(s *diagnosis.Snapshot) { s.Recent.BatchesRefused = 1 }, ""},
+		"store_trouble":       {func(s *diagnosis.Snapshot) { s.Troubles[0].For = 30 * time.Second }, func(s *diagnosis.Snapshot) { s.Troubles[0].For = 31 * time.Second }, "object store: puts"},
 		"flushes_small":       {func(s *diagnosis.Snapshot) { s.Recent.Flushes, s.Recent.FlushedBytes = 300, 300 }, func(s *diagnosis.Snapshot) { s.Recent.Flushes, s.Recent.FlushedBytes = 301, 301*65536-1 }, ""},
 		"server_errors":       {func(s *diagnosis.Snapshot) { s.Lately.ServerErrors = 0 }, func(s *diagnosis.Snapshot) { s.Lately.ServerErrors = 1 }, ""},
 		"store_throttles":     {func(s *diagnosis.Snapshot) { s.Recent.StoreThrottled = 6 }, func(s *diagnosis.Snapshot) { s.Recent.StoreThrottled = 7 }, ""},

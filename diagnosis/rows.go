@@ -109,12 +109,20 @@ var clientRows = []Kind{
 		},
 	},
 	{
-		Name: "clients_throttled", Severity: Warning, Title: "clients are held back", Unit: Share, Bound: 0.01,
-		Measures: "requests in a second, of 100, that this agent held back or refused for lack of memory or because a store is slow",
-		Why:      "Producers and consumers are slower than they could be.",
-		Settings: []string{"memory-budget", "uploads-in-flight", "flush-size"}, Advice: "look whether the object store is slow or throttles; else give agents more memory, or start more of them",
+		Name: "clients_throttled", Severity: Warning, Title: "producers are told to wait", Unit: Seconds, Bound: 0.05,
+		Measures: "throttle time in answers to producers, mean over a minute",
+		Why:      "The stores, or the memory for requests, do not keep up: producers are slower than they could be.",
+		Settings: []string{"memory-budget", "uploads-in-flight", "flush-size"}, Advice: "look whether a store is slow or throttles (store_trouble); else give agents more memory, or start more of them",
 		Runbook: "clients_throttled",
-		measure: func(s *Snapshot, reading func(string, float64)) { reading("", s.perSecond(s.Recent.Throttled)/100) },
+		measure: func(s *Snapshot, reading func(string, float64)) { reading("", s.Levels.ThrottleSeconds) },
+	},
+	{
+		Name: "batches_refused", Severity: Critical, Title: "batches are refused", Unit: Number, Bound: 0,
+		Measures: "batches within a minute that were refused because nothing could be stored and the memory for requests was half full",
+		Why:      "Producers try again for delivery.timeout.ms, and then give up.",
+		Settings: []string{"memory-budget"}, Clients: []string{"delivery.timeout.ms"}, Advice: "make the object store well again: /readyz says what it answers; agents go on by themselves",
+		Runbook: "FloeUploadsFail",
+		measure: func(s *Snapshot, reading func(string, float64)) { reading("", s.Recent.BatchesRefused) },
 	},
 	{
 		Name: "flushes_small", Severity: Info, Title: "flushes are small", Unit: Bytes, Bound: 64 << 10, Below: true,
@@ -158,6 +166,17 @@ var storeRows = []Kind{
 		measure: func(s *Snapshot, reading func(string, float64)) {
 			if s.Recent.StoreRequests >= enough {
 				reading("", share(s.Recent.StoreFailed, s.Recent.StoreRequests))
+			}
+		},
+	},
+	{
+		Name: "store_trouble", Severity: Warning, Title: "a store is in trouble", Unit: Seconds, Bound: 30,
+		Measures: "for how long requests of a kind have been slow, refused, failing or without an answer",
+		Why:      "Whatever needs the store waits: writes need both, reads of old records the object store.",
+		Settings: []string{"store", "etcd"}, Advice: "/readyz of the agent says what is answered and what to do", Runbook: "store_trouble",
+		measure: func(s *Snapshot, reading func(string, float64)) {
+			for _, t := range s.Troubles {
+				reading(t.Name, seconds(t.For))
 			}
 		},
 	},

@@ -17,8 +17,9 @@ type Snapshot struct {
 	Partitions []Partition // that got most bytes; within Window
 	Groups     []Group     // that rebalanced most often; within about ten minutes
 	Open       []Transaction
-	Agents     []Agent  // that are registered, this one too
-	Members    []Member // of the metadata store
+	Agents     []Agent   // that are registered, this one too
+	Troubles   []Trouble // of the stores
+	Members    []Member  // of the metadata store
 	Certs      []Certificate
 	Doubts     []Doubt // of settings that fit together badly
 
@@ -45,7 +46,7 @@ type Counts struct {
 	StoreRequests              float64 // attempts
 	StoreThrottled             float64 // that were told to come less often
 	StoreDenied, StoreFailed   float64 // refused by credentials; errors, time-outs, damaged
-	Throttled                  float64 // requests of clients that this agent held back or refused for lack of room
+	BatchesRefused             float64 // because nothing could be stored and memory was half full
 	ServerErrors               float64 // UNKNOWN_SERVER_ERROR
 	ConnectionsRefused         float64
 	UnknownOutcomes            float64
@@ -62,6 +63,7 @@ type Counts struct {
 
 // Levels is how things stand.
 type Levels struct {
+	ThrottleSeconds             float64 // what producers were told to wait, mean over Window
 	MemoryShare                 float64 // of the budget for requests, mean over Window
 	Connections, MaxConnections float64
 	Files, MaxFiles             float64
@@ -130,6 +132,12 @@ type Member struct {
 	Quota   float64 // 0: not known
 	Alarms  []string
 	Skew    time.Duration // its clock against ours, where it is certain
+}
+
+// Trouble is how long requests of a kind to a store have not gone as they should.
+type Trouble struct {
+	Name string // such as "object store: puts"
+	For  time.Duration
 }
 
 // Certificate is one that something else checks.

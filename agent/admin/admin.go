@@ -73,6 +73,9 @@ type Config struct {
 	// (errors.Join makes one of several) are the reasons.
 	Ready func() error
 
+	// Doctor returns what all agents of the cluster say of themselves, as JSON; nil: nobody knows.
+	Doctor func(context.Context) ([]byte, error)
+
 	// Degraded returns what does not go as it should although clients should be sent here, a line
 	// each; nil: nothing ever.
 	Degraded func() []string

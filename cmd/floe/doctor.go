@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -45,9 +44,10 @@ func doctorCommand(p process) *cobra.Command {
 		Use:   "doctor",
 		Short: "Say what is wrong with a cluster, or soon will be, and which setting to change",
 		Long: "Say what is wrong with a cluster, or soon will be, and which setting to change.\n" +
-			"One agent is asked at its --admin-addr, which asks all others; more addresses are tried until one answers. With\n" +
-			"--etcd and --store the stores are tried out from here, too, whether an agent answers or not: members, quota,\n" +
-			"alarms and clocks of etcd, the object store's self-test. Nothing is changed, but for a test object that goes again.\n\n" +
+			"One agent is asked at its --admin-addr, which asks all others; more addresses are tried until one answers. Or,\n" +
+			"with --etcd and --cluster, all agents that are registered there are asked, and etcd's members themselves: quota,\n" +
+			"alarms, clocks. With --store the object store is tried out from here, too. Both work when no agent answers.\n" +
+			"Nothing is changed, but for a test object that goes again.\n\n" +
 			"Exit code 0: nothing worse than information; 1: warnings; 2: something critical; 3: nothing could be found out.\n" +
 			"docs/doctor.md lists what can be found; agents export all of it as the metric floe_finding.",
 		Example: "  floe doctor\n  floe doctor --admin-addr 10.0.0.1:9644 --json\n  floe doctor --etcd etcd-1:2379,etcd-2:2379 --cluster events --store 's3://events/floe?region=eu-west-1'",
@@ -164,27 +164,10 @@ func askAgent(ctx context.Context, addr string) (*diagnosis.Report, error) {
 // lookOutside tries out the stores, and adds what it finds to what agents say.
 func lookOutside(ctx context.Context, p process, s *settings.Settings, said *diagnosis.Report) *diagnosis.Report {
 	log := slog.New(slog.DiscardHandler)
-	look := &outsideLook{p: p, settings: s, log: log}
-	snapshot := look.run(ctx)
-	found := diagnosis.Of(snapshot).Findings
-	report := &diagnosis.Report{Cluster: s.Cluster}
-	if said != nil {
-		report = said
+	look := &outsideLook{p: p, settings: s, log: log, ask: said == nil}
+	found := diagnosis.Of(look.run(ctx)).Findings
+	if said == nil {
+		said = &diagnosis.Report{Cluster: s.Cluster, Agents: look.agents}
 	}
-	agents := report.Agents
-	for _, a := range look.agents {
-		if !knows(agents, a.Node) {
-			agents = append(agents, a)
-		}
-	}
-	return diagnosis.NewReport(cmp.Or(report.Cluster, s.Cluster), time.Now(), agents, found...)
-}
-
-func knows(agents []diagnosis.Examined, node int32) bool {
-	for _, a := range agents {
-		if a.Node == node {
-			return true
-		}
-	}
-	return false
+	return diagnosis.NewReport(said.Cluster, time.Now(), said.Agents, found...)
 }

@@ -4,15 +4,19 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/floelog/floe/agent"
+	"github.com/floelog/floe/agent/peer"
 	"github.com/floelog/floe/cmd/floe/settings"
 	"github.com/floelog/floe/compaction/retain"
 	"github.com/floelog/floe/compaction/sweep"
 	"github.com/floelog/floe/diagnosis"
 	"github.com/floelog/floe/metadata"
+	"github.com/floelog/floe/metadata/catalogue"
 	"github.com/floelog/floe/metadata/etcd"
 	"github.com/floelog/floe/metadata/membership"
 	"github.com/floelog/floe/tiering"
@@ -28,8 +32,9 @@ type outsideLook struct {
 	p        process
 	settings *settings.Settings
 	log      *slog.Logger
+	ask      bool // the registered agents, because nobody has
 
-	agents []diagnosis.Examined // that are registered
+	agents []diagnosis.Examined // that were asked
 }
 
 // run looks at whatever is named.
@@ -69,11 +74,43 @@ func (o *outsideLook) lookAtEtcd(ctx context.Context, s *diagnosis.Snapshot) {
 	s.Outside.Agents, s.Outside.Registered = true, float64(len(agents))
 	for _, a := range agents {
 		s.Agents = append(s.Agents, diagnosis.Agent{Node: int32(a.NodeID), Zone: a.Zone, Version: a.Version})
-		o.agents = append(o.agents, diagnosis.Examined{
-			Node: int32(a.NodeID), Address: a.Address, Zone: a.Zone, Version: a.Version,
-			Error: "it was not asked: name the admin address of one agent with --admin-addr",
-		})
 	}
+	if o.ask && len(agents) > 0 {
+		if err := o.askRegistered(ctx, client, agents); err != nil {
+			fmt.Fprintf(o.p.stderr, "floe doctor: the agents were not asked: %s\n", oneLine(err))
+		}
+	}
+}
+
+// askRegistered asks the registered agents themselves, as another agent would.
+func (o *outsideLook) askRegistered(ctx context.Context, client metadata.Store, agents []membership.Agent) error {
+	v := &view{settings: o.settings, meta: client}
+	keys, cluster, err := v.cluster(ctx)
+	if err != nil {
+		return err
+	}
+	kvs, _, err := client.Get(ctx, keys.RPCSecret())
+	if err != nil {
+		return err
+	}
+	identity := peer.Identity{Cluster: cluster.ID}
+	if kvs[0].Exists() { // else they are of a version that asks for none: nothing is to be created here
+		if identity.Secret, err = catalogue.EnsureSecret(ctx, client, keys); err != nil {
+			return err
+		}
+	}
+	if identity.TLS, err = rpcTLS(o.settings); err != nil {
+		return err
+	}
+	peers := peer.NewClient(identity)
+	defer peers.Close()
+	o.agents = make([]diagnosis.Examined, len(agents))
+	var asking sync.WaitGroup
+	for i, a := range agents {
+		asking.Go(func() { o.agents[i] = agent.AskDoctor(ctx, peers, a) })
+	}
+	asking.Wait()
+	return nil
 }
 
 // members asks etcd's members, each of which has some seconds.

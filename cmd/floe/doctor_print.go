@@ -88,12 +88,12 @@ const doctorIntro = `# What floe doctor finds
 
 ` + "`floe doctor` asks one agent, which asks all others, and prints what an operator should know: how bad it is, what was\n" +
 	"measured and its bound, why it matters, and what to change. `--json` is for programs. It needs the admin address of any one\n" +
-	"agent (`--admin-addr`). With `--etcd` and `--store` it tries out the stores from where it runs, too, whether or not an agent\n" +
-	"answers.\n\n" +
+	"agent (`--admin-addr`), or `--etcd` and `--cluster`: then it asks all agents that are registered there. With `--etcd` and `--store` it\n" +
+	"tries out the stores from where it runs, too, whether or not an agent answers.\n\n" +
 	"| exit code | |\n|---|---|\n| 0 | nothing worse than information |\n| 1 | warnings |\n| 2 | something critical |\n| 3 | nothing could be found out |\n\n" +
 	"Every agent looks at itself every ten seconds and exports each row below as the metrics `floe_finding{finding,severity}`, 1 or 0,\n" +
 	"and `floe_finding_value{finding}`, the worst reading (bytes, seconds, shares of 1), so that alerts need nothing but these\n" +
-	"(`FloeFindingCritical`, `FloeFinding`). Rates are of the last minute, rare events of the last ten. The same is served as JSON at\n" +
+	"(`FloeFindingCritical`, `FloeFinding`). Rates are of the last minute, rare events of the last ten. What `--json` prints is served at\n" +
 	"`/doctor` of the admin address. Rows that are marked * only the command finds.\n\n" +
 	"This page is made from the code (`make docs`).\n"
 
