@@ -15,7 +15,7 @@ RACE    := $(shell [ "$$($(GO) env CGO_ENABLED)" = 1 ] && command -v "$$($(GO) e
 HOURS   := ^(TestSlowPartitionsDoNotKeepDeadSegments|TestAnIdleClusterAsksNothingOfTheObjectStore|TestSparseSegmentsAreToldUntilAllHaveHeard)$$
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test check integration bench bench-go fuzz sim docs manifests clean
+.PHONY: help build run test check integration torture bench bench-go fuzz sim docs manifests clean
 
 help: ## list the targets
 	@echo 'make TARGET, where TARGET is'
@@ -53,6 +53,9 @@ integration: ## run the tests against real etcd, MinIO and clients
 	@echo '==> integration tests'
 	@code=0; $(GO) test -tags $(TAGS) -count=1 -p 1 -timeout 30m $(GOFLAGS_TEST) ./integration/... || code=1; \
 		cd $(DEPLOY) && $(GO) test -tags $(TAGS) -count=1 -timeout 10m $(GOFLAGS_TEST) ./... || code=1; exit $$code
+
+torture: ## fire every fault at a cluster under load and judge the history (10 min); TORTURE_ARGS='-for 1h -seed 7' adds flags
+	@$(GO) run ./integration/torture $(TORTURE_ARGS)
 
 bench: $(if $(BENCH),bench-go) ## measure Floe from outside, one table (15 min); BENCH_ARGS='-quick' adds flags
 	@$(if $(BENCH),:,$(GO) run ./integration/bench $(BENCH_ARGS))

@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/signal"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -28,6 +27,7 @@ type options struct {
 	atLeast int
 	faults  string
 	logs    string
+	out     string
 	tags    string
 	floe    string
 	args    string
@@ -43,6 +43,7 @@ func parse() options {
 	flag.IntVar(&o.atLeast, "at-least", 1, "mixes that every fault must be part of")
 	flag.StringVar(&o.faults, "faults", "", "faults that are fired, such as F1,F7; empty: all")
 	flag.StringVar(&o.logs, "logs", "", "folder in which the processes' logs stay; empty: none")
+	flag.StringVar(&o.out, "out", "", "folder in which the history stays; empty: none")
 	flag.StringVar(&o.floe, "floe", "", "binary of the agents; empty: it is built")
 	flag.StringVar(&o.tags, "tags", "", "build tags of the agents")
 	flag.StringVar(&o.args, "args", "", "more flags for the agents, separated by spaces")
@@ -90,36 +91,16 @@ func run(o options) error {
 	if err != nil {
 		return err
 	}
-	err = torture(ctx, c, faults, plan)
-	return errors.Join(err, c.Stop())
-}
-
-// torture fires the plan at a cluster under load and judges.
-func torture(ctx context.Context, c *rig.Cluster, faults []fault.Fault, plan []fault.Window) error {
-	l, err := startLight(ctx, c)
+	a := &attempt{options: o, cluster: c, faults: faults, plan: plan, begun: time.Now()}
+	if o.light {
+		err = a.lightly(ctx)
+	} else {
+		err = a.underLoad(ctx)
+	}
 	if err != nil {
-		return err
+		err = fmt.Errorf("seed %d: %w", o.seed, err)
 	}
-	var mu sync.Mutex
-	began := time.Now()
-	outcome := fault.Drive(ctx, c, faults, plan, func(e fault.Event) {
-		mu.Lock()
-		defer mu.Unlock()
-		fmt.Printf("%7.2f mix %d %-6s %-4s %s\n", e.At.Sub(began).Seconds(), e.Window, e.What, e.Fault, e.Text)
-	})
-	errs := []error{ctx.Err(), l.finish(ctx)}
-	errs = append(errs, outcome.Errors...)
-	fmt.Println(l)
-	for _, f := range faults {
-		fmt.Printf("%-4s fired %4d times in %3d mixes: %s\n", f.ID(), outcome.Fired[f.ID()], outcome.On[f.ID()], f.Name())
-	}
-	if missed := outcome.Missed(faults); len(missed) > 0 {
-		errs = append(errs, fmt.Errorf("%v never had an effect: this run has not tested them", missed))
-	}
-	for _, end := range c.UnexpectedEnds() {
-		errs = append(errs, errors.New(end))
-	}
-	return errors.Join(errs...)
+	return errors.Join(err, c.Stop())
 }
 
 func show(plan []fault.Window) {

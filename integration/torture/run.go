@@ -1,0 +1,114 @@
+//go:build linux
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/floelog/floe/integration/torture/check"
+	"github.com/floelog/floe/integration/torture/fault"
+	"github.com/floelog/floe/integration/torture/load"
+	"github.com/floelog/floe/integration/torture/rig"
+)
+
+// attempt is one run on one cluster.
+type attempt struct {
+	options
+	cluster *rig.Cluster
+	faults  []fault.Fault
+	plan    []fault.Window
+	begun   time.Time
+
+	mu sync.Mutex // against lines in each other
+}
+
+func (a *attempt) say(format string, args ...any) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	fmt.Printf("%8.2f "+format+"\n", append([]any{time.Since(a.begun).Seconds()}, args...)...)
+}
+
+// underLoad fires the plan while clients work, has everything read, and judges.
+func (a *attempt) underLoad(ctx context.Context) error {
+	folder := a.out
+	if folder == "" {
+		folder = a.cluster.Dir()
+	}
+	file, err := os.Create(filepath.Join(folder, "history"))
+	if err != nil {
+		return err
+	}
+	defer file.Close() // written to and flushed before; what is lost is said by End
+	w := bufio.NewWriterSize(file, 1<<20)
+	rec := check.NewRecorder(w, func() time.Duration { return time.Since(a.begun) })
+	cfg := load.Default()
+	cfg.Agents, cfg.Seed = a.cluster.Bootstrap(), a.seed
+	for i := range rig.Agents {
+		cfg.Racks = append(cfg.Racks, rig.Zone(i))
+	}
+	l, err := load.Start(ctx, rec, cfg)
+	if err != nil {
+		return err
+	}
+	if err := l.Ready(ctx); err != nil {
+		l.Close()
+		return err
+	}
+	outcome := fault.Drive(ctx, a.cluster, a.faults, a.plan, func(e fault.Event) { a.tell(rec, e) })
+	a.say("the load ends; everything is read")
+	l.Settle(ctx)
+	verdict, err := rec.End()
+	a.say("%s; transactions %v; commits of offsets %v", verdict.Report.Counts(), verdict.Fates, verdict.Commits)
+	return errors.Join(ctx.Err(), err, w.Flush(), verdict.Report.Err(), a.fired(outcome))
+}
+
+// tell puts what happens to the cluster into the history.
+func (a *attempt) tell(rec *check.Recorder, e fault.Event) {
+	a.say("mix %d %-6s %-4s %s", e.Window, e.What, e.Fault, e.Text)
+	ev := check.Event{Op: check.OpFault, Who: fmt.Sprint(e.Window), Text: e.Fault}
+	switch {
+	case e.Fault != "" && e.What == fault.Began:
+		ev.A = 1
+		rec.Add(ev)
+	case e.Fault != "" && e.What == fault.Ended:
+		rec.Add(ev)
+	default:
+		rec.Note("nemesis", "mix %d %s %s %s", e.Window, e.What, e.Fault, e.Text)
+	}
+}
+
+// lightly fires the plan beside a small load.
+func (a *attempt) lightly(ctx context.Context) error {
+	l, err := startLight(ctx, a.cluster)
+	if err != nil {
+		return err
+	}
+	outcome := fault.Drive(ctx, a.cluster, a.faults, a.plan, func(e fault.Event) {
+		a.say("mix %d %-6s %-4s %s", e.Window, e.What, e.Fault, e.Text)
+	})
+	err = l.finish(ctx)
+	a.say("%v", l)
+	return errors.Join(ctx.Err(), err, a.fired(outcome))
+}
+
+// fired prints what was fired, and returns what fails a run apart from the history.
+func (a *attempt) fired(outcome *fault.Outcome) error {
+	for _, f := range a.faults {
+		fmt.Printf("%-4s fired %5d times in %3d mixes: %s\n", f.ID(), outcome.Fired[f.ID()], outcome.On[f.ID()], f.Name())
+	}
+	errs := outcome.Errors
+	if missed := outcome.Missed(a.faults); len(missed) > 0 {
+		errs = append(errs, fmt.Errorf("%v never had an effect: this run has not tested them", missed))
+	}
+	for _, end := range a.cluster.UnexpectedEnds() {
+		errs = append(errs, errors.New(end))
+	}
+	return errors.Join(errs...)
+}
