@@ -6,6 +6,7 @@
 //	/readyz        200 while clients should be sent here, else 503 and the reasons, one a line;
 //	               either way, lines that begin with "degraded:" tell what does not go as it should
 //	/doctor        what floe doctor shows, of all agents of the cluster, as JSON
+//	/doctor        what floe doctor shows, of all agents of the cluster, as JSON
 //	/debug/pprof/  profiles of net/http/pprof
 //
 // Invariants:
@@ -72,9 +73,6 @@ type Config struct {
 	// Ready returns nil while the agent should get traffic; otherwise an error whose lines
 	// (errors.Join makes one of several) are the reasons.
 	Ready func() error
-
-	// Doctor returns what all agents of the cluster say of themselves, as JSON; nil: nobody knows.
-	Doctor func(context.Context) ([]byte, error)
 
 	// Degraded returns what does not go as it should although clients should be sent here, a line
 	// each; nil: nothing ever.
