@@ -90,6 +90,7 @@ func (h *History) PolledSeen(consumer string, p Partition, marks Watermarks, rea
 	for i, r := range reads {
 		h.judgePosition(consumer, part, at, r.Offset, i > 0)
 		if r.Control {
+			part.readEnd = max(part.readEnd, r.Offset+1)
 			continue
 		}
 		h.report.Reads++

@@ -156,7 +156,7 @@ func (h *History) judgeCommittedRead(consumer string, v Value, offset int64) {
 				consumer, v, s.producer.Name, s.part.name, offset, s.txn)
 		}
 	}
-	t.proven = t.proven || t.fate != Open
+	t.proven = t.proven || t.fate != Open && t.fate != Aborted
 }
 
 // lostKind says what it means that an acknowledged record is not there.
