@@ -200,19 +200,17 @@ func (c *Cluster) Logs() string { return c.logs }
 
 // Heal makes the cluster whole: everything runs. Troubles of links are lifted by those who imposed them.
 func (c *Cluster) Heal(ctx context.Context) error {
-	var all []*Process
-	for _, m := range c.members {
-		all = append(all, m.Process)
+	whole := func(resume func(), start func(context.Context) error) error {
+		resume()
+		return start(ctx)
 	}
-	all = append(all, c.minio)
-	resumed := func(p *Process) error {
-		p.Resume()
-		return p.Start(ctx)
-	}
-	if err := each(all, resumed); err != nil {
+	if err := each(c.members, func(m *Member) error { return whole(m.Resume, m.Start) }); err != nil {
 		return err
 	}
-	return each(c.agents, func(a *Agent) error { return resumed(a.Process) })
+	if err := whole(c.minio.Resume, c.minio.Start); err != nil {
+		return err
+	}
+	return each(c.agents, func(a *Agent) error { return whole(a.Resume, a.Start) })
 }
 
 // died records that a process ended although nobody had ended it.

@@ -32,8 +32,20 @@ type Member struct {
 	Number int
 	Peer   *nemesis.Link // other members come through it
 
-	client string // URL, past all links
-	data   string // folder
+	client string        // URL, past all links
+	data   string        // folder
+	whole  chan struct{} // holds one value, which a replacement takes
+}
+
+// Start is Process.Start, of a member that is not being replaced: its old data would be of no use.
+func (m *Member) Start(ctx context.Context) error {
+	select {
+	case <-m.whole:
+		defer func() { m.whole <- struct{}{} }()
+		return m.Process.Start(ctx)
+	case <-ctx.Done():
+		return fmt.Errorf("start %s, which is being replaced: %w", m.Name(), ctx.Err())
+	}
 }
 
 // Client returns the URL of the member, past all links.
@@ -41,7 +53,8 @@ func (m *Member) Client() string { return m.client }
 
 // newMember makes a member that is not started.
 func (c *Cluster) newMember(i int, initial string) *Member {
-	m := &Member{Number: i, Peer: c.peers[i], client: "http://" + c.at(10+i, 2379), data: filepath.Join(c.dir, fmt.Sprintf("etcd-%d", i))}
+	m := &Member{Number: i, Peer: c.peers[i], client: "http://" + c.at(10+i, 2379), data: filepath.Join(c.dir, fmt.Sprintf("etcd-%d", i)), whole: make(chan struct{}, 1)}
+	m.whole <- struct{}{}
 	m.Process = c.process(fmt.Sprintf("etcd-%d", i), c.etcd, m.args(c.at(10+i, 2380), initial, "new"))
 	m.ready = func(ctx context.Context, _ *output) error { return awaitHealthy(ctx, m.client+"/health") }
 	return m
@@ -113,38 +126,28 @@ func (c *Cluster) Leader(ctx context.Context) (int, error) {
 	return leader, nil
 }
 
+// replaceTimeout bounds each step of a replacement: longer than etcd is without a quorum.
+const replaceTimeout = 60 * time.Second
+
 // Replace takes a member out of the cluster, which needs a quorum, deletes its data, and lets it join as a
 // new one.
 func (c *Cluster) Replace(ctx context.Context, m *Member) error {
-	c.replacing.Lock()
-	defer c.replacing.Unlock()
-	asked, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	list, err := c.client.MemberList(asked)
-	if err != nil {
-		return fmt.Errorf("list members: %w", err)
+	select {
+	case <-m.whole:
+		defer func() { m.whole <- struct{}{} }()
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 	m.Kill()
-	for _, have := range list.Members {
-		if have.Name == memberName(m.Number) {
-			if _, err := c.client.MemberRemove(asked, have.ID); err != nil {
-				return errors.Join(fmt.Errorf("remove %s: %w", m.Name(), err), m.Start(ctx))
-			}
-		}
+	url := "http://" + m.Peer.Addr()
+	// Each step is repeated until the members' list says that it is done: what timed out may have been.
+	if err := c.membership(ctx, url, false); err != nil {
+		return fmt.Errorf("remove %s: %w", m.Name(), err)
 	}
 	if err := os.RemoveAll(m.data); err != nil {
 		return err
 	}
-	// From here on it must join: its old self is gone.
-	for {
-		asked, cancel := context.WithTimeout(ctx, 5*time.Second)
-		_, err = c.client.MemberAdd(asked, []string{"http://" + m.Peer.Addr()})
-		cancel()
-		if err == nil || !pause(ctx, time.Second) {
-			break
-		}
-	}
-	if err != nil {
+	if err := c.membership(ctx, url, true); err != nil {
 		return fmt.Errorf("add %s: %w", m.Name(), err)
 	}
 	var initial []string
@@ -152,7 +155,44 @@ func (c *Cluster) Replace(ctx context.Context, m *Member) error {
 		initial = append(initial, memberName(i)+"=http://"+l.Addr())
 	}
 	m.Use(c.etcd, m.args(c.at(10+m.Number, 2380), strings.Join(initial, ","), "existing"))
-	return m.Start(ctx)
+	return m.Process.Start(ctx)
+}
+
+// membership adds the member of a peer URL to the cluster, or removes it.
+func (c *Cluster) membership(ctx context.Context, url string, add bool) error {
+	ctx, cancel := context.WithTimeout(ctx, replaceTimeout)
+	defer cancel()
+	for {
+		done, err := c.changeMembers(ctx, url, add)
+		if done {
+			return nil
+		}
+		if !pause(ctx, 300*time.Millisecond) {
+			return errors.Join(ctx.Err(), err)
+		}
+	}
+}
+
+// changeMembers reports whether the list of members is as it should be, and changes it if it is not.
+func (c *Cluster) changeMembers(ctx context.Context, url string, add bool) (done bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 4*time.Second)
+	defer cancel()
+	list, err := c.client.MemberList(ctx)
+	if err != nil {
+		return false, fmt.Errorf("list members: %w", err)
+	}
+	for _, have := range list.Members {
+		if len(have.PeerURLs) > 0 && have.PeerURLs[0] == url {
+			if !add {
+				_, err = c.client.MemberRemove(ctx, have.ID)
+			}
+			return add, err
+		}
+	}
+	if add {
+		_, err = c.client.MemberAdd(ctx, []string{url})
+	}
+	return !add, err
 }
 
 // startMinIO starts the object store and makes the bucket.
