@@ -6,7 +6,6 @@
 //	/readyz        200 while clients should be sent here, else 503 and the reasons, one a line;
 //	               either way, lines that begin with "degraded:" tell what does not go as it should
 //	/doctor        what floe doctor shows, of all agents of the cluster, as JSON
-//	/doctor        what floe doctor shows, of all agents of the cluster, as JSON
 //	/debug/pprof/  profiles of net/http/pprof
 //
 // Invariants:
