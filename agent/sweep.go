@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/floelog/floe/compaction/sweep"
+	"github.com/floelog/floe/metadata/manifests"
 )
 
 // firstSweep is how long after the jobs of shard 0 became its own an agent sweeps first. Shorter: agents
@@ -77,8 +78,9 @@ func (a *Agent) sweep(ctx context.Context, l *life) {
 
 func (a *Agent) newSweeper(news *sparseNews) *sweep.Sweeper {
 	return sweep.New(sweep.Config{Keys: a.keys, Cluster: a.cluster.cluster.ID, Grace: max(0, a.cfg.GCGrace), SparseAge: sparseAges * a.cfg.MergeAge}, sweep.Parts{
-		Meta: a.parts.Meta, Objects: a.parts.Objects, Shards: a.set, Manifests: a.manifests,
-		Now: time.Now, Nonce: nonce, Log: a.parts.Log, Observe: a.tidying.swept, Sparse: news.learn,
+		Meta: a.parts.Meta, Objects: a.parts.Objects, Shards: a.set,
+		Manifests: manifests.NewReader(a.parts.Objects, 0), // all are read once: that must not displace what consumers read
+		Now:       time.Now, Nonce: nonce, Log: a.parts.Log, Observe: a.tidying.swept, Sparse: news.learn,
 	})
 }
 

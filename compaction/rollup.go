@@ -2,7 +2,9 @@ package compaction
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/floelog/floe/compaction/job"
@@ -38,6 +40,9 @@ type Rollup struct {
 	writer *job.Writer
 	now    func() time.Time
 	since  map[tiering.ShardID]time.Time // when inline bytes were first seen there
+	// corrupt are partitions of which a run of inline extents is not what its extents say, and where that begins: they
+	// were reported, and are left alone as long as it is there, so that they do not hold up the others.
+	corrupt map[tiering.TopicPartition]tiering.Offset
 }
 
 // NewRollup returns a Rollup for one session of the agent. It is used by one goroutine.
@@ -45,7 +50,7 @@ func NewRollup(cfg RollupConfig, shards Shards, writer *job.Writer, now func() t
 	if cfg.Extents == 0 {
 		cfg.Extents = 4096
 	}
-	return &Rollup{cfg: cfg, shards: shards, writer: writer, now: now, since: map[tiering.ShardID]time.Time{}}
+	return &Rollup{cfg: cfg, shards: shards, writer: writer, now: now, since: map[tiering.ShardID]time.Time{}, corrupt: map[tiering.TopicPartition]tiering.Offset{}}
 }
 
 // Tick looks once and rolls up what is due.
@@ -55,7 +60,14 @@ func (r *Rollup) Tick(ctx context.Context) error {
 		if len(runs) == 0 {
 			return nil
 		}
-		if _, err := r.writer.Store(ctx, job.Segment{Level: 1, Purpose: objstore.Rollup, Offer: true, Runs: runs}); err != nil {
+		_, err := r.writer.Store(ctx, job.Segment{Level: 1, Purpose: objstore.Rollup, Offer: true, Runs: runs})
+		var corrupt *job.CorruptError
+		if errors.As(err, &corrupt) {
+			for _, bad := range corrupt.Runs {
+				r.corrupt[bad.Partition] = bad.Base
+			}
+		}
+		if err != nil {
 			return fmt.Errorf("rolling up %d bytes of inline batches: %w", bytes, err)
 		}
 		clear(r.since)
@@ -110,6 +122,10 @@ func (r *Rollup) plan() (runs []job.Run, bytes int64) {
 					return
 				}
 				found, n := inlineRuns(id, tp, s.Partition(tp))
+				if base, ok := r.corrupt[tp]; ok && slices.ContainsFunc(found, func(x job.Run) bool { return x.With[0].Base == base }) {
+					continue
+				}
+				delete(r.corrupt, tp)
 				runs, bytes = append(runs, found...), bytes+n
 			}
 		})

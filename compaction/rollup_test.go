@@ -2,6 +2,7 @@ package compaction_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync/atomic"
@@ -118,6 +119,45 @@ func TestARollUpAcrossLeaderEpochs(t *testing.T) {
 		}
 		if n := objects.all.Load(); n != puts || w.View(1).Seq() != seq {
 			t.Errorf("%d requests and %d records with nothing to do", n-puts, w.View(1).Seq()-seq)
+		}
+	})
+}
+
+// A partition whose inline batches are not what its state says is reported once, and left alone.
+func TestACorruptInlineExtentHoldsUpNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := jobtest.New(t, 1)
+		bad, good := partition(0), partition(1)
+		for range 3 {
+			w.Inline(jobtest.Part{Partition: bad, Batches: [][]byte{w.Batch(5, "a")}})
+		}
+		run := w.State(bad).Extents[:1]
+		lie := run[0]
+		lie.Inline = slices.Clone(lie.Inline)
+		lie.Inline[26]++ // the last offset delta
+		if err := w.Change(t.Context(), 0, shard.Replace{Partition: bad, Of: shard.DigestOf(run), With: []tiering.Extent{lie}}); err != nil {
+			t.Fatal(err)
+		}
+		objects := &counted{Store: w.Objects}
+		r := compaction.NewRollup(compaction.RollupConfig{Age: time.Minute, Bytes: 1}, w, writer(w, objects), time.Now)
+		reports := 0
+		for range 5 {
+			w.Inline(jobtest.Part{Partition: good, Batches: [][]byte{w.Batch(5, "b")}})
+			if err := r.Tick(t.Context()); errors.Is(err, objstore.ErrCorrupt) {
+				reports++
+			} else if err != nil {
+				t.Error(err)
+			}
+			time.Sleep(time.Second)
+		}
+		if reports != 1 {
+			t.Errorf("reported %d times, want once", reports)
+		}
+		if n := len(w.State(bad).Extents); n != 3 {
+			t.Errorf("%d extents of the bad partition are left", n)
+		}
+		if n := objects.puts.Load(); n != 5 {
+			t.Errorf("%d roll-ups of the good one, want 5", n)
 		}
 	})
 }

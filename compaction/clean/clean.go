@@ -110,9 +110,10 @@ type Stats struct {
 }
 
 const (
-	// failurePause is for how long a partition whose pass failed is left alone. Less would
-	// read a damaged one over and over; more would let a store that failed for a moment count.
-	failurePause = time.Minute
+	// failurePause and failurePauses are for how long a partition whose pass failed is left alone, the first time
+	// and at most: each failure in a row doubles it. Less would read a damaged one over and over; more
+	// would let a store that failed for a moment count.
+	failurePause, failurePauses = 2 * time.Second, time.Minute
 	// maxRaces bounds how often a pass looks again because another job was faster. Merging
 	// touches an extent a few times in its life: whoever loses more often goes in circles.
 	maxRaces = 16
@@ -172,7 +173,7 @@ func (c *Cleaner) Tick(ctx context.Context) (more bool, err error) {
 		case errors.Is(err, errGivenUp):
 			c.parts.Log.Debug("compaction", "partition", t.tp, "err", err)
 		case err != nil:
-			c.memo(t.tp).notBefore = c.parts.Now().Add(failurePause)
+			c.memo(t.tp).failed(c.parts.Now())
 			c.count(func(s *Stats) { s.Failures++ })
 			errs = append(errs, fmt.Errorf("compacting %s: %w", t.tp, err))
 			silent[t.shard] = errors.Is(err, job.ErrUnanswered)

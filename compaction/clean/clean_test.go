@@ -440,9 +440,16 @@ func TestADamagedExtent(t *testing.T) {
 		if _, err := w.Tick(t.Context()); err != nil || w.reads != reads {
 			t.Errorf("%d reads more, error %v", w.reads-reads, err)
 		}
-		time.Sleep(2 * time.Minute)
+		time.Sleep(3 * time.Second) // a store that failed for a moment
 		if _, err := w.Tick(t.Context()); err == nil || w.Stats().Failures != 2 {
 			t.Errorf("error %v, %+v", err, w.Stats())
+		}
+		for range 600 {
+			time.Sleep(time.Second)
+			_, _ = w.Tick(t.Context())
+		}
+		if n := w.Stats().Failures; n < 10 || n > 17 {
+			t.Errorf("%d passes failed within ten minutes, want about one a minute in the end", n)
 		}
 		if w.State(w.tp).Cleaned != 0 {
 			t.Error("it says that it was compacted")

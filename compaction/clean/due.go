@@ -50,6 +50,13 @@ type memo struct {
 
 	passed    time.Time // when the last pass ended, or the partition was first seen
 	notBefore time.Time // because the last pass failed
+	pause     time.Duration
+}
+
+// failed has the partition left alone for a while, each time for longer.
+func (m *memo) failed(now time.Time) {
+	m.pause = min(failurePauses, max(failurePause, 2*m.pause))
+	m.notBefore = now.Add(m.pause)
 }
 
 func (c *Cleaner) memo(tp tiering.TopicPartition) *memo {

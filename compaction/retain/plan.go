@@ -53,7 +53,7 @@ func (k *Keeper) plan(ctx context.Context, p *partition) (to tiering.Offset, fre
 	return w.to, w.freed, err
 }
 
-// manifest passes a manifest, whole if it may go as a whole. more says that what is behind it
+// manifest passes a manifest, whole if it may go by its size. more says that what is behind it
 // may go, too.
 func (w *walk) manifest(ctx context.Context, m shard.Manifest, first bool) (more bool, err error) {
 	f, known := w.k.fronts[w.p.tp]
@@ -65,9 +65,11 @@ func (w *walk) manifest(ctx context.Context, m shard.Manifest, first bool) (more
 	switch {
 	case first && m.Base < w.p.start && !known:
 		// What is left of it has to be seen, to know how much that is.
-	case w.due(ctx, m.MaxTimestamp, bytes):
+	case w.tooMuch(bytes):
 		w.pass(m.End(), bytes)
 		return true, nil
+	case w.due(ctx, m.MaxTimestamp, bytes):
+		// Extents without timestamps, whose age nothing here tells, may be younger than the others.
 	case known && !w.due(ctx, f.timestamp, f.length):
 		return false, nil
 	}
@@ -144,10 +146,15 @@ func (w *walk) extents(ctx context.Context, extents []tiering.Extent) (kept []ti
 // due reports whether the next bytes may go. A timestamp below 0 is none, and never due.
 func (w *walk) due(ctx context.Context, timestamp, bytes int64) bool {
 	policy := &w.p.policy
-	if policy.RetentionBytes >= 0 && w.total-bytes >= policy.RetentionBytes {
+	if w.tooMuch(bytes) {
 		return true
 	}
 	return policy.Retention >= 0 && timestamp >= 0 && w.k.round.now-timestamp > policy.Retention.Milliseconds() && w.k.clockAgrees(ctx)
+}
+
+// tooMuch reports whether what is left has retention.bytes without the next bytes.
+func (w *walk) tooMuch(bytes int64) bool {
+	return w.p.policy.RetentionBytes >= 0 && w.total-bytes >= w.p.policy.RetentionBytes
 }
 
 func (w *walk) pass(to tiering.Offset, bytes int64) {

@@ -121,6 +121,9 @@ func (k *Keeper) Tick(ctx context.Context) error {
 			delete(k.fronts, tp)
 		}
 	}
+	if ctx.Err() != nil { // which may be all that the clock's doubt is
+		return errors.Join(errs...)
+	}
 	k.round.report.Skewed = k.round.doubt != nil
 	k.sayDoubt()
 	if k.parts.Observe != nil {

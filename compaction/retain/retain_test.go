@@ -1,6 +1,7 @@
 package retain_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -244,6 +245,57 @@ func TestWithoutTimestampsInAManifest(t *testing.T) {
 	})
 }
 
+// A manifest's greatest timestamp says nothing about those of its extents that have none.
+func TestAManifestOfOldTimestampsAndNone(t *testing.T) {
+	bubble(t, 1, nil, func(w *world) {
+		w.keep(tp0.Topic, time.Hour, unlimited)
+		w.flush(tp0, -2*time.Hour)
+		w.Flush(jobtest.Part{Partition: tp0, Batches: [][]byte{w.Batch(-1, "a")}})
+		w.flush(tp0, 0)
+		w.archive(tp0, 2)
+		w.tick()
+		w.start(tp0, 3) // the one without timestamps was stored just now
+		time.Sleep(59 * time.Minute)
+		w.tick()
+		w.start(tp0, 3)
+		time.Sleep(2 * time.Minute)
+		w.tick()
+		w.start(tp0, 7)
+	})
+}
+
+// A round that is broken off says nothing about the clock.
+func TestARoundThatEndsDoesNotDoubtTheClock(t *testing.T) {
+	bubble(t, 1, nil, func(w *world) {
+		var logged bytes.Buffer
+		ctx, cancel := context.WithCancel(context.Background())
+		store := &ending{Store: w.Objects, end: cancel}
+		clock := &retain.Clock{Objects: store, Now: time.Now, Passed: passed(), Key: func() string { return "gc/clock/x" }}
+		w.keeper = retain.New(retain.Parts{Shards: w, Policies: w, Manifests: w, Objects: w.Objects, Clock: clock, Now: time.Now,
+			Log: slog.New(slog.NewTextHandler(&logged, nil)), Observe: func(r retain.Report) { w.last = r }})
+		w.keep(tp0.Topic, time.Hour, unlimited)
+		w.flush(tp0, 0)
+		time.Sleep(2 * time.Hour)
+		if err := w.keeper.Tick(ctx); err != nil && !errors.Is(err, context.Canceled) {
+			w.t.Error(err)
+		}
+		if logged.Len() > 0 || w.last.Skewed || ctx.Err() == nil {
+			w.t.Errorf("logged %s, %+v", &logged, w.last)
+		}
+	})
+}
+
+// ending is a store during whose first PUT its callers' context ends.
+type ending struct {
+	objstore.Store
+	end func()
+}
+
+func (e *ending) Put(ctx context.Context, _ string, _ objstore.Body) error {
+	e.end()
+	return ctx.Err()
+}
+
 // A hole at the front of a manifest keeps nothing that is behind it, in it or after it.
 func TestAHoleInFrontOfAManifest(t *testing.T) {
 	for name, holes := range map[string]int{"the first extent": 1, "all of it": 2} {
@@ -331,7 +383,7 @@ func TestInsideAManifest(t *testing.T) {
 				time.Sleep(time.Minute)
 			}
 		}
-		if w.reads > 6 {
+		if w.reads > 7 {
 			w.t.Errorf("%d reads of manifests", w.reads)
 		}
 		if p := w.State(tp0); len(p.Manifests) != 0 || len(p.Extents) != 0 {

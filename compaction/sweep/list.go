@@ -103,6 +103,11 @@ func (s *Sweeper) page(ctx context.Context, prefix, after string, each func(objs
 	}
 	last = after
 	for _, info := range infos {
+		if info.Key == prefix && info.Size == 0 && last == "" { // what consoles store for a folder
+			s.folders++
+			last = info.Key
+			continue
+		}
 		if !strings.HasPrefix(info.Key, prefix) || info.Key <= last || info.Size < 0 {
 			return "", false, fmt.Errorf("listing %s: %q after %q makes no sense", prefix, info.Key, last)
 		}

@@ -90,6 +90,7 @@ type Report struct {
 	Left    int   // garbage that this sweep had no room to remember
 	Live    int64 // bytes of segments that extents name
 	Sparse  int   // segments of which less than half is live
+	Folders int   // empty objects that are named like a folder of Floe's: somebody else's, and left alone
 	Windows int   // rounds in which the bucket was looked through
 }
 

@@ -163,6 +163,9 @@ type Sweeper struct {
 	mark  mark               // of the sweep under way
 	said  string             // doubt that was logged last
 
+	folders int // Report.Folders of the sweep under way
+	told    int // of the one before
+
 	due dueness
 }
 
@@ -191,7 +194,9 @@ func (s *Sweeper) Sweep(ctx context.Context) *Report {
 	ctx = objstore.WithPurpose(ctx, objstore.Sweep)
 	began := s.parts.Now()
 	r := &Report{}
+	s.folders = 0
 	found, err := s.look(ctx, r)
+	r.Folders = s.folders
 	if err == nil {
 		ripe := s.ripen(r, found)
 		if !s.cfg.DryRun {
@@ -309,6 +314,10 @@ func (s *Sweeper) tell(r *Report) {
 		s.parts.Log.Info("swept the object store", "deleted", r.Deleted.Objects, "bytes", r.Deleted.Bytes, "took", r.Took)
 	}
 	s.said = doubt
+	if r.Folders > s.told {
+		s.parts.Log.Warn("the bucket has empty objects in the place of folders, which no agent stored; they do no harm, and stay", "objects", r.Folders)
+	}
+	s.told = r.Folders
 	if s.parts.Observe != nil {
 		s.parts.Observe(r)
 	}

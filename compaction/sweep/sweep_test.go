@@ -131,6 +131,7 @@ type hooked struct {
 	before func(prefix string)
 	change func([]objstore.Info) []objstore.Info
 	fail   error
+	folder string // "/": each prefix begins with an empty object of its own name; otherwise with one of that name
 }
 
 func (h hooked) List(ctx context.Context, prefix, after string, limit int) ([]objstore.Info, error) {
@@ -143,6 +144,9 @@ func (h hooked) List(ctx context.Context, prefix, after string, limit int) ([]ob
 	}
 	if h.fail != nil {
 		err = h.fail
+	}
+	if h.folder != "" && after == "" {
+		infos = append([]objstore.Info{{Key: prefix + strings.Trim(h.folder, "/")}}, infos...)
 	}
 	return infos, err
 }
@@ -310,6 +314,28 @@ func TestASnapshotThatItsLeaderCouldNotPointTo(t *testing.T) {
 			w.t.Errorf("it stays: %+v", r)
 		}
 		w.check()
+	})
+}
+
+// Consoles of object stores show folders, and store an empty object for each that somebody makes.
+func TestAnEmptyObjectInThePlaceOfAFolderIsLeftAlone(t *testing.T) {
+	bubble(t, func(w *world, n *node) {
+		w.must(n.flush(0, tp0))
+		w.must(n.flush(0, tp0))
+		w.must(n.change(tp0, shard.DropTopic{Topic: tp0.Topic}))
+		w.covered()
+		sweeper := func(folder string) *sweep.Sweeper {
+			return w.sweeper(0, func(_ *sweep.Config, p *sweep.Parts) { p.Objects = hooked{Store: w.bucket, folder: folder} })
+		}
+		s := sweeper("/")
+		s.Sweep(w.ctx)
+		r := s.Sweep(w.ctx)
+		if r.Err != nil || r.Folders < 4 || r.Deleted.Objects < 2 {
+			w.t.Errorf("%+v", r)
+		}
+		if r := sweeper("a").Sweep(w.ctx); r.Err == nil {
+			w.t.Error("any other key is of unknown form")
+		}
 	})
 }
 
