@@ -203,9 +203,9 @@ type Agent struct {
 	doctor  *doctor
 
 	past     *membership.Session  // that was lost and may still have keys; of the goroutine that lives
-	past     *membership.Session  // that was lost and may still have keys; of the goroutine that lives
 	current  atomic.Pointer[life] // nil while batches are refused
-	refused  chan struct{}        // a batch was; capacity 1
+	refused  chan struct{}        // a client was; capacity 1
+	parting  atomic.Pointer[parting]
 	serving  chan struct{}
 	ready    chan struct{}
 	draining atomic.Bool
@@ -308,7 +308,6 @@ func (a *Agent) Run(ctx context.Context) error {
 	task("topics", a.catalogue.Run)
 	task("agents", a.agents.Run)
 	task("who is there", a.cluster.run)
-	task("weather", a.lookOut)
 	task("weather", a.lookOut)
 	task("placement of shards", a.placing.pins.Run)
 	task("journals", a.set.Run)
@@ -427,8 +426,8 @@ func (a *Agent) assemble(c catalogue.Cluster) error {
 	a.ports = kafka.Parts{
 		Topics: a.catalogue, Changes: a.catalogue,
 		Cluster:     a.cluster,
-		Producer:    &producer{set: a.set, current: &a.current, refused: a.refused},
-		Reader:      reader{a.reader},
+		Producer:    &producer{set: a.set, current: &a.current, refused: a.refused, parting: &a.parting},
+		Reader:      reader{r: a.reader, refused: a.refused, parting: &a.parting},
 		Offsets:     offsets{r: a.reader, set: a.set},
 		Records:     trimmer{set: a.set},
 		ProducerIDs: catalogue.NewProducerIDs(a.parts.Meta, a.keys),

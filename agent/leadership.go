@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -15,9 +16,16 @@ import (
 )
 
 const (
-	// takeoversAtOnce bounds how many shards are taken or released at a time. Each costs
-	// the metadata store a few reads and one write; more would queue there.
+	// takeoversAtOnce bounds how many shards are taken at a time. Each costs the metadata
+	// store a few reads and one write; more would queue there.
 	takeoversAtOnce = 16
+	// movesAtOnce bounds how many shards are on their way to another agent at a time, from
+	// release to takeover, in which nothing is committed on them. More would wait for each
+	// other in the metadata store. Fewer: an agent that joins or leaves takes longer.
+	movesAtOnce = 4
+	// successorPatience is how long one of them waits for its next leader before another
+	// goes: longer than a takeover takes while the metadata store is well.
+	successorPatience = 500 * time.Millisecond
 	// leadershipRetry is the pause after a takeover that failed for another reason than
 	// that somebody else was faster.
 	leadershipRetry = 200 * time.Millisecond
@@ -56,18 +64,18 @@ func newLeadership(placing *placing, session *membership.Session, log *slog.Logg
 // are released.
 func (l *leadership) run(ctx, work context.Context) {
 	busy := map[tiering.ShardID]bool{}
-	slots := make(chan struct{}, takeoversAtOnce)
+	lanes := lanes{take: make(chan struct{}, takeoversAtOnce), move: make(chan struct{}, movesAtOnce)}
 	defer func() {
 		for range busy {
 			<-l.done
 		}
 	}()
-	settled := false
+	settled, led := false, map[tiering.ShardID]bool{}
 	for ctx.Err() == nil && l.session.Alive() {
 		view := l.placing.look()
 		known, changed := l.set.Leaderships()
-		l.start(ctx, work, view, known, busy, slots)
-		if !settled && len(busy) == 0 && l.complete(known) {
+		l.start(ctx, work, view, known, busy, lanes)
+		if !settled && allLed(known, led) {
 			settled = true
 			close(l.settled)
 		}
@@ -85,18 +93,21 @@ func (l *leadership) run(ctx, work context.Context) {
 	}
 }
 
+// lanes hold the places of takes and of moves that may be under way.
+type lanes struct{ take, move chan struct{} }
+
 // start begins what duties say, but for shards that something is under way for.
-func (l *leadership) start(ctx, work context.Context, view placingView, known []journal.Leadership, busy map[tiering.ShardID]bool, slots chan struct{}) {
+func (l *leadership) start(ctx, work context.Context, view placingView, known []journal.Leadership, busy map[tiering.ShardID]bool, lanes lanes) {
 	take, release := l.duties(view, known)
-	begin := func(id tiering.ShardID, f func() bool) {
+	begin := func(id tiering.ShardID, lane chan struct{}, f func() bool) {
 		if busy[id] {
 			return
 		}
 		busy[id] = true
 		go func() {
-			slots <- struct{}{}
+			lane <- struct{}{}
 			again := f()
-			<-slots
+			<-lane
 			if again {
 				select {
 				case <-ctx.Done():
@@ -107,13 +118,13 @@ func (l *leadership) start(ctx, work context.Context, view placingView, known []
 		}()
 	}
 	for _, id := range release {
-		begin(id, func() bool {
-			l.release(ctx, id)
+		begin(id, lanes.move, func() bool {
+			l.handOver(ctx, id)
 			return false
 		})
 	}
 	for _, id := range take {
-		begin(id, func() bool { return l.take(ctx, work, id) })
+		begin(id, lanes.take, func() bool { return l.take(ctx, work, id) })
 	}
 }
 
@@ -137,14 +148,15 @@ func (l *leadership) take(ctx, work context.Context, id tiering.ShardID) (again 
 	return err != nil
 }
 
-// complete reports whether every shard has a live leader.
-func (l *leadership) complete(known []journal.Leadership) bool {
-	for _, k := range known {
-		if !k.Live {
-			return false
+// allLed notes which shards have a leader, and reports whether every one has had one. Shards
+// that move have none for a moment, as when this agent takes its share.
+func allLed(known []journal.Leadership, led map[tiering.ShardID]bool) bool {
+	for i, k := range known {
+		if k.Live {
+			led[tiering.ShardID(i)] = true
 		}
 	}
-	return true
+	return len(led) == len(known)
 }
 
 // duties compares who leads with who should. A shard between leaders counts as nobody's:
@@ -179,25 +191,74 @@ func (l *leadership) leads() (n int) {
 	return n
 }
 
-func (l *leadership) release(ctx context.Context, id tiering.ShardID) {
+func (l *leadership) release(ctx context.Context, id tiering.ShardID) (released bool) {
 	leader := l.set.Leader(id)
 	if leader == nil {
-		return
+		return false
 	}
 	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
 	defer cancel()
 	if err := leader.Release(ctx); err != nil {
 		l.log.Warn("a shard is being released slowly", "shard", id, "err", err)
 	}
+	return true
 }
 
-// releaseAll gives up everything, for an agent that drains.
+// handOver releases a shard and waits until another agent leads it, if there is one.
+func (l *leadership) handOver(ctx context.Context, id tiering.ShardID) {
+	if ctx.Err() != nil || !l.release(ctx, id) {
+		return
+	}
+	patience := time.NewTimer(successorPatience)
+	defer patience.Stop()
+	for {
+		changed, agents := l.set.Changed(), l.placing.agents.View()
+		if k := l.set.Leadership(id); k.Live && k.Node != int32(l.self) || !hasOthers(agents, l.self) {
+			return
+		}
+		select {
+		case <-changed:
+		case <-agents.Changed():
+		case <-patience.C:
+			return
+		case <-l.session.Lost():
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// hasOthers reports whether there are other agents that stay.
+func hasOthers(view membership.AgentsView, self membership.NodeID) bool {
+	return slices.ContainsFunc(view.NodeIDs(), func(id membership.NodeID) bool { return id != self })
+}
+
+// handAllOver gives up everything to other agents, for one that drains and is marked as
+// leaving.
+func (l *leadership) handAllOver(ctx context.Context) { l.each(ctx, movesAtOnce, l.handOver) }
+
+// takeBack leads the shards again that nobody leads, for as long as the session lives.
+func (l *leadership) takeBack(ctx context.Context) {
+	l.each(ctx, takeoversAtOnce, func(ctx context.Context, id tiering.ShardID) {
+		if !l.set.Leadership(id).Live {
+			l.take(ctx, context.WithoutCancel(ctx), id)
+		}
+	})
+}
+
+// releaseAll gives up everything, whether anybody takes it or not.
 func (l *leadership) releaseAll(ctx context.Context) {
+	l.each(ctx, takeoversAtOnce, func(ctx context.Context, id tiering.ShardID) { l.release(ctx, id) })
+}
+
+// each calls f for every shard, some at a time.
+func (l *leadership) each(ctx context.Context, atOnce int, f func(context.Context, tiering.ShardID)) {
 	var g errgroup.Group
-	g.SetLimit(takeoversAtOnce)
+	g.SetLimit(atOnce)
 	for i := range l.set.NumShards() {
 		g.Go(func() error {
-			l.release(ctx, tiering.ShardID(i))
+			f(ctx, tiering.ShardID(i))
 			return nil
 		})
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -140,7 +139,6 @@ func (a *Agent) abandon(l *life) {
 func (a *Agent) drain(l *life, endDuties func()) {
 	a.parts.Log.Info("draining", "timeout", a.cfg.DrainTimeout)
 	a.setDraining()
-	a.reader.Hurry()
 	var errs []error
 	step := func(what string, limit time.Duration, f func(context.Context) error) {
 		ctx, cancel := context.WithTimeout(context.Background(), limit)
@@ -153,6 +151,7 @@ func (a *Agent) drain(l *life, endDuties func()) {
 	if a.others(l) {
 		step("sending clients elsewhere", a.cfg.DrainTimeout/4, func(ctx context.Context) error { return a.sendAway(ctx, l) })
 	}
+	a.reader.Hurry()
 	if a.server != nil {
 		step("closing connections", a.cfg.DrainTimeout/4, a.server.Shutdown)
 	}
@@ -173,38 +172,4 @@ func (a *Agent) drain(l *life, endDuties func()) {
 }
 
 // others reports whether other agents can take over.
-func (a *Agent) others(l *life) bool {
-	return slices.ContainsFunc(a.agents.View().NodeIDs(), func(id membership.NodeID) bool { return id != l.session.NodeID() })
-}
-
-// quietBefore is how long no producer may have come before connections are closed: longer
-// than a producer waits for new metadata after NOT_LEADER_OR_FOLLOWER, which sends it away.
-const quietBefore = 500 * time.Millisecond
-
-// sendAway refuses batches from now on, so that producers learn from metadata where to go,
-// and hands leadership over; it returns when none comes any more. A connection that was
-// closed under a producer's hands would leave it without an answer to what it had sent.
-func (a *Agent) sendAway(ctx context.Context, l *life) error {
-	if err := l.session.Leave(ctx); err != nil {
-		return err
-	}
-	a.current.CompareAndSwap(l, nil)
-	// What was taken is finished while the leaders that it needs are still here: if all agents
-	// leave at once, nobody takes the shards.
-	if err := l.pipeline.Close(ctx); err != nil {
-		return err
-	}
-	l.leadership.releaseAll(ctx)
-	quiet := time.NewTimer(quietBefore)
-	defer quiet.Stop()
-	for {
-		select {
-		case <-a.refused:
-			quiet.Reset(quietBefore)
-		case <-quiet.C:
-			return nil
-		case <-ctx.Done():
-			return nil // they have had their time; what is in flight is finished all the same
-		}
-	}
-}
+func (a *Agent) others(l *life) bool { return hasOthers(a.agents.View(), l.session.NodeID()) }

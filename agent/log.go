@@ -30,7 +30,8 @@ const syncTimeout = 10 * time.Second
 type producer struct {
 	set     *journal.Set
 	current *atomic.Pointer[life]
-	refused chan<- struct{} // told, if it has room, when batches are refused
+	refused chan<- struct{} // told, if it has room, when clients are refused
+	parting *atomic.Pointer[parting]
 }
 
 // Append implements kafka.Producer.
@@ -53,12 +54,11 @@ func (p *producer) Append(batches []*kafka.AppendBatch, done func()) {
 	l := p.current.Load()
 	if l == nil {
 		// Between two sessions, or leaving: nothing was taken, the client tries again.
-		select {
-		case p.refused <- struct{}{}:
-		default:
-		}
+		noteRefused(p.refused)
+		left := p.parting.Load()
 		for i := range store {
 			store[i].Code, store[i].Base = kerr.NotLeaderForPartition.Code, -1
+			batches[i].Moved = left != nil && left.moved[batches[i].Shard]
 		}
 		go finish()
 		return
@@ -66,8 +66,20 @@ func (p *producer) Append(batches []*kafka.AppendBatch, done func()) {
 	l.pipeline.Append(out, finish)
 }
 
-// reader translates fetches.
-type reader struct{ r *fetch.Reader }
+// noteRefused tells, if there is room, that a client was refused.
+func noteRefused(refused chan<- struct{}) {
+	select {
+	case refused <- struct{}{}:
+	default:
+	}
+}
+
+// reader translates fetches, and refuses them when the agent is about to leave.
+type reader struct {
+	r       *fetch.Reader
+	refused chan<- struct{}
+	parting *atomic.Pointer[parting]
+}
 
 // Fetch implements kafka.Reader.
 func (r reader) Fetch(ctx context.Context, req kafka.FetchRequest) []kafka.FetchResult {
@@ -81,6 +93,13 @@ func (r reader) Fetch(ctx context.Context, req kafka.FetchRequest) []kafka.Fetch
 		in.Partitions[i] = fetch.Partition{Partition: p.TopicPartition, Shard: p.Shard, Offset: p.Offset, MaxBytes: p.MaxBytes}
 	}
 	out := make([]kafka.FetchResult, len(req.Partitions))
+	if r.parting.Load() != nil {
+		noteRefused(r.refused)
+		for i := range out {
+			out[i] = kafka.FetchResult{Code: kerr.NotLeaderForPartition.Code, HighWatermark: -1, LastStable: -1, LogStart: -1}
+		}
+		return out
+	}
 	for i, res := range r.r.Fetch(ctx, &in) {
 		out[i] = kafka.FetchResult{Code: res.Code, HighWatermark: res.HighWatermark, LastStable: res.LastStable, LogStart: res.LogStart, Records: res.Records, Lagging: res.Lane == fetch.Lagging}
 		for _, t := range res.Aborted {

@@ -33,7 +33,7 @@ import (
 // INVALID_REQUEST, see produce_memory.go.
 //
 //   - v5: log start (KIP-107); v7: zstd (KIP-110); v8: which record is wrong (KIP-467)
-//   - v9: flexible; v10: current leaders (KIP-951), never answered: no agent refuses a partition
+//   - v9: flexible; v10: current leaders (KIP-951), answered by an agent that drains
 //   - v11, v12: transactions (KIP-890); v13: topic ids (KIP-516)
 
 // production is one produce request under way. After its start nothing in it changes but
@@ -43,6 +43,7 @@ type production struct {
 	version  int16
 	acks     int16
 	client   string // its id
+	who      asker
 	topics   []producedTopic
 	parts    []producedPart // of all topics, in order
 	accepted []*AppendBatch
@@ -87,7 +88,8 @@ func (h *Handler) produce(ctx context.Context, c *protocol.Conn, r *protocol.Req
 	if len(p.accepted) == 0 {
 		return protocol.Answer(p.response(false))
 	}
-	h.Zones.Produced(h.asker(c, r.ClientID, "").zone, p.bytes())
+	p.who = h.asker(c, r.ClientID, "")
+	h.Zones.Produced(p.who.zone, p.bytes())
 	p.pending = protocol.NewPending()
 	r.TakeCharge() // the batches alias the frame, even after a timeout's answer
 	p.releaseFrame(len(r.Body))
@@ -289,6 +291,9 @@ func (p *production) response(timedOut bool) protocol.Response {
 		}
 		next += t.partitions
 		resp.Topics = append(resp.Topics, out)
+	}
+	if p.version >= 10 && first == kerr.NotLeaderForPartition.Code && !timedOut {
+		p.tellLeaders(resp)
 	}
 	throttle := p.h.Pressure.Throttle()
 	if p.acks == 0 {

@@ -187,7 +187,10 @@ func (f *fetching) run(ctx context.Context, resp *fetchResponse) []fetchResponse
 	if len(f.read) > 0 {
 		fetched := 0
 		for k, res := range f.h.Reader.Fetch(ctx, f.request()) {
-			f.results[f.at[k]].FetchResult = res
+			out := &f.results[f.at[k]]
+			if out.FetchResult = res; res.Code == kerr.NotLeaderForPartition.Code {
+				f.tellLeader(f.read[k].Partition, out, resp)
+			}
 			n := 0
 			for _, b := range res.Records {
 				n += len(b)
@@ -227,9 +230,10 @@ func (f *fetching) partition(i int, t *catalogue.Topic, resp *fetchResponse) {
 	f.at = append(f.at, i)
 }
 
-// tellLeader adds who leads the partition now, where the client's epoch is too old.
+// tellLeader adds who leads the partition now, where the client's epoch is too old or this
+// agent is about to leave.
 func (f *fetching) tellLeader(p Partition, out *fetchResponsePartition, resp *fetchResponse) {
-	if f.version < 16 || out.Code != kerr.FencedLeaderEpoch.Code {
+	if f.version < 16 || out.Code != kerr.FencedLeaderEpoch.Code && out.Code != kerr.NotLeaderForPartition.Code {
 		return
 	}
 	node, epoch := f.view.leader(p.Shard)

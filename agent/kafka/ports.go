@@ -146,6 +146,9 @@ type AppendBatch struct {
 	Base     tiering.Offset // of the first record
 	LogStart tiering.Offset // of the partition; -1 if not known
 	Code     int16          // Kafka's error code; 0: durable and committed
+	// Moved says, beside NOT_LEADER_OR_FOLLOWER, that another agent leads the shard by now, with
+	// a higher epoch than any that clients were told of while they came here.
+	Moved bool
 }
 
 // Producer stores batches.
