@@ -33,6 +33,13 @@ type options struct {
 	args    string
 	light   bool
 	plan    bool
+
+	check       string
+	scenario    string
+	outage      time.Duration
+	repeat      int
+	untilCaught bool
+	slow        bool
 }
 
 func parse() options {
@@ -49,6 +56,12 @@ func parse() options {
 	flag.StringVar(&o.args, "args", "", "more flags for the agents, separated by spaces")
 	flag.BoolVar(&o.light, "light", false, "a small load that judges little, to try faults out")
 	flag.BoolVar(&o.plan, "plan", false, "print the plan only")
+	flag.StringVar(&o.check, "check", "", "judge the history in this file, which -out has kept, and do nothing else")
+	flag.StringVar(&o.scenario, "scenario", "", "recovery: lose one thing after the other and measure how long it is felt")
+	flag.DurationVar(&o.outage, "outage", 30*time.Second, "how long the scenario's store and etcd are down")
+	flag.IntVar(&o.repeat, "repeat", 5, "how often the scenario loses each of the others")
+	flag.BoolVar(&o.untilCaught, "until-caught", false, "stop at the first violation; exit code 3")
+	flag.BoolVar(&o.slow, "slow", false, "do not ask for a minimal load")
 	flag.Parse()
 	if o.seed == 0 {
 		o.seed = uint64(time.Now().UnixNano()) % 1_000_000
@@ -59,6 +72,9 @@ func parse() options {
 func main() {
 	if err := run(parse()); err != nil {
 		fmt.Fprintln(os.Stderr, "torture:", err)
+		if errors.Is(err, errFound) {
+			os.Exit(3)
+		}
 		os.Exit(1)
 	}
 }
@@ -66,6 +82,12 @@ func main() {
 func run(o options) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	if o.check != "" {
+		return again(o.check)
+	}
+	if o.scenario != "" && o.scenario != "recovery" {
+		return fmt.Errorf("no scenario %q: the only one is recovery", o.scenario)
+	}
 	var ids []string
 	if o.faults != "" {
 		ids = strings.Split(o.faults, ",")

@@ -15,6 +15,7 @@ import (
 	"github.com/floelog/floe/integration/torture/check"
 	"github.com/floelog/floe/integration/torture/fault"
 	"github.com/floelog/floe/integration/torture/load"
+	"github.com/floelog/floe/integration/torture/report"
 	"github.com/floelog/floe/integration/torture/rig"
 )
 
@@ -61,12 +62,36 @@ func (a *attempt) underLoad(ctx context.Context) error {
 		l.Close()
 		return err
 	}
-	outcome := fault.Drive(ctx, a.cluster, a.faults, a.plan, func(e fault.Event) { a.tell(rec, e) })
-	a.say("the load ends; everything is read")
-	l.Settle(ctx)
+	run, caught := a.torment(ctx, rec)
+	if caught != nil {
+		l.Close()
+	} else {
+		a.say("the load ends; everything is read")
+		l.Settle(ctx)
+		if err := a.audit(ctx, rec); err != nil {
+			run.Errors = append(run.Errors, err.Error())
+		}
+	}
 	verdict, err := rec.End()
-	a.say("%s; transactions %v; commits of offsets %v", verdict.Report.Counts(), verdict.Fates, verdict.Commits)
-	return errors.Join(ctx.Err(), err, w.Flush(), verdict.Report.Err(), a.fired(outcome))
+	return errors.Join(ctx.Err(), err, w.Flush(), a.judge(verdict, run))
+}
+
+// torment does to the cluster what is planned. It ends early, with an error, if something was
+// found and that is enough.
+func (a *attempt) torment(ctx context.Context, rec *check.Recorder) (run report.Run, caught error) {
+	ctx, end := context.WithCancelCause(ctx)
+	var watching sync.WaitGroup
+	watching.Go(func() { a.watch(ctx, rec, end) })
+	if a.scenario != "" {
+		run = a.recovery(ctx, rec)
+	} else {
+		outcome := fault.Drive(ctx, a.cluster, a.faults, a.plan, func(e fault.Event) { a.tell(rec, e) })
+		run = a.planned(outcome, a.length)
+	}
+	caught = context.Cause(ctx)
+	end(nil)
+	watching.Wait()
+	return run, caught
 }
 
 // tell puts what happens to the cluster into the history.

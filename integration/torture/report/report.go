@@ -31,6 +31,7 @@ type Run struct {
 	Faults    []Fault
 	Elsewhere map[string]string // faults that are not fired here, and where they are tested
 	Errors    []string          // of the run: faults that failed, processes that ended by themselves
+	Measured  []string          // events whose recovery was measured: only one at a time was on
 	Short     bool              // too short for every fault to have its turn
 	MinOps    float64           // operations a second, and bytes a second, that the load must reach while faults are on; 0: any
 	MinBytes  float64
@@ -77,7 +78,11 @@ func New(run Run, v check.Verdict) *Report {
 	}
 	r.DuringFaults, r.Quiet = loads(&v.Stats)
 	r.Invariants = judge(v.Report.Anomalies)
-	r.Recovery = Recoveries(&v.Stats)
+	for _, row := range Recoveries(&v.Stats) {
+		if slices.Contains(run.Measured, row.Event) {
+			r.Recovery = append(r.Recovery, row)
+		}
+	}
 	for _, f := range run.Faults {
 		if f.Fired == 0 {
 			r.Missed = append(r.Missed, f.ID)
