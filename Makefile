@@ -75,9 +75,10 @@ sim: ## run the simulation over SEEDS (100) seeds; SEED=n replays one
 	@echo '==> simulation, $(if $(SEED),seed $(SEED),$(or $(SEEDS),100) seeds)'
 	@$(GO) test -count=1 -timeout 60m -v ./integration/sim -args $(if $(SEED),-seed=$(SEED),-seeds=$(or $(SEEDS),100))
 
-docs: ## write docs/configuration.md from the table of settings
+docs: ## write docs/configuration.md and docs/doctor.md from the tables in the code
 	@mkdir -p bin
 	@$(GO) run ./cmd/floe settings --markdown >bin/configuration.md && mv bin/configuration.md docs/configuration.md
+	@$(GO) run ./cmd/floe doctor --markdown >bin/doctor.md && mv bin/doctor.md docs/doctor.md
 
 manifests: ## write deploy/kubernetes/floe.yaml from the Helm chart
 	@cd $(DEPLOY) && $(GO) run ./render $(CURDIR)

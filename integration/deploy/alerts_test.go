@@ -107,6 +107,14 @@ var stories = map[string]story{
 		one(`floe_fetch_lagging_wait_seconds_count{outcome="gave up"} 0+1x20`, `floe_fetch_lagging_wait_seconds_count{outcome="read"} 0+99x20`),
 	},
 	"FloeDiskCacheGivenUp": {one(`floe_cache_disk_given_up 1x5`), one(`floe_cache_disk_given_up 0x5`)},
+	"FloeFindingCritical": {
+		one(`floe_finding{finding="store_denied",severity="critical",instance="a"} 0x5`, `floe_finding{finding="store_denied",severity="critical",instance="b"} 1x5`),
+		one(`floe_finding{finding="store_denied",severity="critical"} 0x5`, `floe_finding{finding="small_batches",severity="warning"} 1x5`),
+	},
+	"FloeFinding": {
+		one(`floe_finding{finding="small_batches",severity="warning",instance="a"} 1x5`, `floe_finding{finding="small_batches",severity="warning",instance="b"} 1x5`),
+		one(`floe_finding{finding="small_batches",severity="warning"} 0x5`, `floe_finding{finding="flushes_small",severity="info"} 1x5`),
+	},
 	"FloeFlushesSmall": {
 		one(`floe_flushed_bytes_total 0+12e6x70`, `floe_flush_bytes_count 0+1200x70`),
 		one(`floe_flushed_bytes_total 0+12e5x70`, `floe_flush_bytes_count 0+120x70`), // small, and few
