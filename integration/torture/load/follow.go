@@ -80,9 +80,11 @@ func (l *Load) assign(kind, topic, known string, level history.Isolation, at map
 	return c
 }
 
-// reading is the options of a consumer of a level.
+// reading is the options of a consumer of a level. It is given markers as well: franz-go takes
+// the epoch of its position from the last record that it returns, and where it passes over a
+// marker of a newer epoch, it would take the end of the older one for lost records (KIP-320).
 func reading(level history.Isolation) []kgo.Opt {
-	opts := []kgo.Opt{kgo.FetchMaxBytes(16 << 20), kgo.FetchMaxPartitionBytes(4 << 20)}
+	opts := []kgo.Opt{kgo.KeepControlRecords(), kgo.FetchMaxBytes(16 << 20), kgo.FetchMaxPartitionBytes(4 << 20)}
 	if level == history.Committed {
 		opts = append(opts, kgo.FetchIsolationLevel(kgo.ReadCommitted()))
 	}
@@ -202,7 +204,7 @@ func (l *Load) readTopic(ctx context.Context, topic string) error {
 
 func (l *Load) readWhole(ctx context.Context, topic, level string, end map[int32]int64) error {
 	next := map[int32]int64{}
-	c := l.assign("reader-"+level, topic, topic, isolationOf(level), nil, kgo.KeepControlRecords())
+	c := l.assign("reader-"+level, topic, topic, isolationOf(level), nil)
 	defer c.Close()
 	behind := func() (left []string) {
 		for _, p := range l.all() {
