@@ -4,6 +4,7 @@ package fault
 
 import (
 	"context"
+	"os"
 	"time"
 
 	"github.com/floelog/floe/integration/nemesis"
@@ -32,15 +33,35 @@ func storeRound(delay time.Duration, faults ...nemesis.Fault) func(context.Conte
 			shares[f] = []float64{0.01, 0.1, 0.5, 1}[r.Rand.IntN(4)]
 		}
 		var all []*nemesis.StoreImposition
-		for _, a := range r.agents() {
+		hit := r.agents()
+		for _, a := range hit {
 			all = append(all, a.Store.Impose(shares, delay))
 		}
 		r.hold(ctx, 3*time.Second, 10*time.Second)
 		for _, i := range all {
+			fired += i.Fired()
+		}
+		if fired == 0 { // what they need is in their memory
+			cold(ctx, r, hit[0])
+			r.hold(ctx, 2*time.Second, 4*time.Second)
+		}
+		fired = 0
+		for _, i := range all {
 			fired += i.Lift()
 		}
-		return fired, nil
+		return fired, hit[0].Start(healing(ctx))
 	}
+}
+
+// cold starts an agent again without anything in its caches, so that it asks the object store.
+func cold(ctx context.Context, r *Round, a *rig.Agent) {
+	a.Kill()
+	if err := os.RemoveAll(a.CacheDir()); err != nil {
+		r.Note("empty the cache of %s: %v", a.Name(), err)
+	}
+	limited, cancel := context.WithTimeout(ctx, 8*time.Second)
+	defer cancel()
+	_ = a.Start(limited) // while the store fails, it cannot: its caller starts it when that is over
 }
 
 // killUploading makes uploads slow, and kills an agent that is in the middle of one.
