@@ -43,6 +43,9 @@ func (m *machine) alterConfigs(a AlterConfigs, now time.Time) any {
 	if d := m.groups[a.Group].damaged(); d != nil {
 		return fmt.Errorf("%w: the group cannot be read: %w", ErrInvalidConfig, d.err)
 	}
+	if m.full(a.Group) {
+		return fmt.Errorf("%w: its shard has max-groups, %d, groups already", ErrInvalidConfig, m.settings.MaxGroups)
+	}
 	next := m.configs(a.Group)
 	for _, name := range slices.Sorted(maps.Keys(a.Alter)) {
 		if a.Alter[name] == nil {

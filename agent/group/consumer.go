@@ -46,6 +46,13 @@ func (m *machine) consumerHeartbeat(req coordinator.Request, r *kmsg.ConsumerGro
 		m.reply(req.ID, noConsumerGroup(r, e))
 		return
 	}
+	if m.full(r.Group) {
+		a := r.ResponseKind().(*kmsg.ConsumerGroupHeartbeatResponse)
+		a.ErrorCode = kerr.PolicyViolation.Code
+		a.ErrorMessage = kmsg.StringPtr(fmt.Sprintf("There are %d groups on the shard of the group's name already, as many as max-groups allows.", len(m.groups)))
+		m.reply(req.ID, a)
+		return
+	}
 	if e != nil && !e.vacant() {
 		return // upgraded, or the heartbeat was refused
 	}

@@ -103,6 +103,13 @@ func (m *machine) entry(name string, now time.Time) *entry {
 	return e
 }
 
+// full reports whether a group would be one too many. It is refused with POLICY_VIOLATION: clients do not try
+// that again, and show its text, where COORDINATOR_NOT_AVAILABLE would have them try for ever, and
+// INVALID_GROUP_ID would blame the name. Groups that are there go on.
+func (m *machine) full(name string) bool {
+	return m.groups[name] == nil && len(m.groups) >= m.settings.MaxGroups
+}
+
 // keep takes note of what a step did to an entry: it forgets one that is empty.
 func (m *machine) keep(e *entry) {
 	if g := e.classic(); g != nil && g.Blank() {
@@ -223,6 +230,8 @@ func (m *machine) join(req coordinator.Request, r *kmsg.JoinGroupRequest, now ti
 		refused = kerr.InvalidGroupID
 	case vacant && r.MemberID != "":
 		refused = kerr.UnknownMemberID
+	case m.full(r.Group):
+		refused = kerr.PolicyViolation
 	}
 	if refused != nil {
 		a := r.ResponseKind().(*kmsg.JoinGroupResponse)

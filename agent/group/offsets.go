@@ -28,6 +28,9 @@ func (m *machine) commit(c Commit, now time.Time) int16 {
 	if len(c.Offsets) == 0 {
 		return 0
 	}
+	if m.full(c.Group) {
+		return kerr.PolicyViolation.Code
+	}
 	e = m.entry(c.Group, now)
 	t := c.Transaction
 	if t.Number != 0 {

@@ -355,3 +355,40 @@ func TestConfigs(t *testing.T) {
 		}
 	})
 }
+
+// Whoever may commit offsets can make groups: there is a limit, which those that are there do not feel.
+func TestTheNumberOfGroupsIsBounded(t *testing.T) {
+	w := newWorld(t, func(s *group.Settings) { s.MaxGroups = 2 })
+	for _, name := range []string{"a", "b", "a"} {
+		if code := w.commit(name, anybody, offset(tp(1, 0), 1)); code != 0 {
+			t.Errorf("%s: code %d", name, code)
+		}
+	}
+	before := w.changes
+	if code := w.commit("c", anybody, offset(tp(1, 0), 1)); code != kerr.PolicyViolation.Code {
+		t.Errorf("a third group by an offset: code %d", code)
+	}
+	join := kmsg.NewPtrJoinGroupRequest()
+	join.Group, join.SessionTimeoutMillis, join.ProtocolType = "c", 10_000, "consumer"
+	if r := ask[*kmsg.JoinGroupResponse](w, join); r.ErrorCode != kerr.PolicyViolation.Code {
+		t.Errorf("by a member: code %d", r.ErrorCode)
+	}
+	if r := ask[*kmsg.ConsumerGroupHeartbeatResponse](w, beatRequest("c", "m", 0, "t1")); r.ErrorCode != kerr.PolicyViolation.Code || r.ErrorMessage == nil {
+		t.Errorf("by a heartbeat: code %d", r.ErrorCode)
+	}
+	text := "10000"
+	if err := ask[any](w, group.AlterConfigs{Group: "c", Alter: map[string]*string{"consumer.heartbeat.interval.ms": &text}}); err == nil {
+		t.Error("by a config it is made")
+	}
+	if w.changes != before {
+		t.Error("refused, and yet something was written")
+	}
+	w.failover()
+	if code := w.commit("b", anybody, offset(tp(1, 1), 2)); code != 0 {
+		t.Errorf("a group that is there: code %d", code)
+	}
+	id, generation := w.stable("a", "t1")
+	if code := w.heartbeat("a", id, generation); code != 0 {
+		t.Errorf("a member of it: code %d", code)
+	}
+}

@@ -26,6 +26,7 @@ type Settings struct {
 	MinSessionTimeout     time.Duration // group.min.session.timeout.ms
 	MaxSessionTimeout     time.Duration // group.max.session.timeout.ms
 	MaxSize               int           // group.max.size
+	MaxGroups             int           // groups that one shard holds; Kafka has no limit
 	MaxOffsetMetadata     int           // offset.metadata.max.bytes
 	OffsetsRetention      time.Duration // offsets.retention.minutes
 	OffsetsRetentionCheck time.Duration // offsets.retention.check.interval.ms
@@ -50,6 +51,12 @@ type Settings struct {
 // of whoever may join. Fewer would refuse groups that exist: some have thousands.
 const maxGroupSize = 10_000
 
+// maxGroups is the default bound of the groups of one shard. Anybody who may read a topic can make groups by
+// committing offsets, and each takes a kilobyte or more of every agent's memory. Fewer would refuse groups that
+// exist: tools that make one for every run leave thousands within offsets.retention.minutes. More, times the
+// shards, would not bound memory.
+const maxGroups = 20_000
+
 // DefaultSettings returns Kafka's defaults, but for the sizes of groups, which are bounded.
 func DefaultSettings() Settings {
 	return Settings{
@@ -57,6 +64,7 @@ func DefaultSettings() Settings {
 		MinSessionTimeout:     6 * time.Second,
 		MaxSessionTimeout:     30 * time.Minute,
 		MaxSize:               maxGroupSize,
+		MaxGroups:             maxGroups,
 		MaxOffsetMetadata:     4096,
 		OffsetsRetention:      7 * 24 * time.Hour,
 		OffsetsRetentionCheck: 10 * time.Minute,
@@ -97,7 +105,7 @@ func (s Settings) Validate() error {
 			return fmt.Errorf("%s is %v: must be from %v to %v", r.name, r.is, r.low, r.high)
 		}
 	}
-	for name, n := range map[string]int{"group.max.size": s.MaxSize, "group.consumer.max.size": s.ConsumerMaxSize} {
+	for name, n := range map[string]int{"group.max.size": s.MaxSize, "group.consumer.max.size": s.ConsumerMaxSize, "max-groups": s.MaxGroups} {
 		if n < 1 {
 			return fmt.Errorf("%s is %d: must be at least 1", name, n)
 		}

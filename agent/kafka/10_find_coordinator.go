@@ -13,7 +13,9 @@ import (
 //
 // The coordinator of a group, and of a transactional id, is the agent that leads the shard
 // of its name's hash, in whatever zone that is: only it can answer. If it does not listen
-// where the client asks, COORDINATOR_NOT_AVAILABLE.
+// where the client asks, COORDINATOR_NOT_AVAILABLE. Between two leaders another agent is named, where
+// Kafka answers that: it says NOT_COORDINATOR until there is one, upon which every client asks
+// again after the same pause.
 //
 //   - v1: transactional ids (KIP-98); v3: flexible; v4: many keys at once (KIP-699)
 //   - v5: TRANSACTION_ABORTABLE, never answered here (KIP-890)

@@ -142,6 +142,7 @@ func groupSettings(s *settings.Settings) grouping.Settings {
 	g.InitialRebalanceDelay = s.GroupInitialRebalanceDelay
 	g.MinSessionTimeout, g.MaxSessionTimeout = s.GroupMinSessionTimeout, s.GroupMaxSessionTimeout
 	g.MaxSize, g.ConsumerMaxSize = s.GroupMaxSize, s.GroupMaxSize
+	g.MaxGroups = s.MaxGroups
 	g.MaxOffsetMetadata = int(s.OffsetMetadataMaxBytes)
 	g.OffsetsRetention = s.OffsetsRetention
 	g.ConsumerSessionTimeout, g.ConsumerHeartbeatInterval = s.ConsumerSessionTimeout, s.ConsumerHeartbeatInterval

@@ -107,6 +107,7 @@ type Settings struct {
 	GroupMinSessionTimeout     time.Duration
 	GroupMaxSessionTimeout     time.Duration
 	GroupMaxSize               int
+	MaxGroups                  int
 	OffsetsRetention           time.Duration
 	OffsetMetadataMaxBytes     Bytes
 	ConsumerSessionTimeout     time.Duration

@@ -262,6 +262,12 @@ var table = slices.Concat(addressSettings, clusterSettings, []Setting{
 		field:   func(s *Settings) any { return &s.GroupMaxSize },
 	},
 	{
+		Name: "max-groups", Group: "Groups", Default: "20000", Min: "1", Max: "1000000", Commands: serving,
+		Meaning: "most groups that a shard holds, of those whose names' hashes fall to it; further ones are refused with POLICY_VIOLATION",
+		Why:     "Kafka has no limit, and anybody who may read a topic can make groups by committing offsets. Smaller: tools that make a group for every run meet it before offsets-retention forgets the old ones. Larger: every agent holds all groups in memory, a kilobyte or more each, times the shards.",
+		field:   func(s *Settings) any { return &s.MaxGroups },
+	},
+	{
 		Name: "offsets-retention", Group: "Groups", Default: "168h", Min: "1m", Max: "876000h", Commands: serving,
 		Meaning: "time after which the committed offsets of a group without members are forgotten",
 		Why:     "Kafka's offsets.retention.minutes, a week. Shorter: a consumer that was away begins where auto.offset.reset says. Longer: offsets of groups that are gone for ever stay in the snapshots.",
