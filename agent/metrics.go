@@ -41,10 +41,12 @@ type metrics struct {
 	fetchWaits *prometheus.HistogramVec
 
 	coordinators *coordinatorMetrics
+	uploaded     func(took time.Duration) // for the load ratio
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
 	m := &metrics{
+		uploaded:      func(time.Duration) {},
 		flushes:       prometheus.NewCounterVec(prometheus.CounterOpts{Name: "floe_flushes_total", Help: "Flushes closed, by reason."}, []string{"reason"}),
 		flushBytes:    prometheus.NewHistogram(prometheus.HistogramOpts{Name: "floe_flush_bytes", Help: "Bytes of record batches in a flush.", Buckets: prometheus.ExponentialBuckets(1<<10, 2, 15)}),
 		flushAge:      prometheus.NewHistogram(prometheus.HistogramOpts{Name: "floe_flush_age_seconds", Help: "Age of a flush when it closed.", Buckets: latencyBuckets}),
@@ -109,6 +111,7 @@ func (m *metrics) Uploaded(_ int64, took time.Duration, err error) {
 		outcome = "failed"
 	}
 	m.uploads.WithLabelValues(outcome).Observe(took.Seconds())
+	m.uploaded(took)
 }
 
 func (m *metrics) Inlined(bytes, batches int) {

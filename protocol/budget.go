@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/semaphore"
 )
@@ -14,6 +15,9 @@ type Budget struct {
 	size int64
 	sem  *semaphore.Weighted
 	used atomic.Int64
+
+	waiting atomic.Int64 // callers of Acquire
+	waited  atomic.Int64 // nanoseconds, of those that wait no more
 }
 
 // NewBudget makes a budget of size bytes.
@@ -27,13 +31,28 @@ func (b *Budget) Size() int64 { return b.size }
 // InUse returns the bytes that are charged at the moment.
 func (b *Budget) InUse() int64 { return b.used.Load() }
 
+// Waiting returns how many callers of Acquire wait.
+func (b *Budget) Waiting() int64 { return b.waiting.Load() }
+
+// Waited returns how long callers of Acquire have waited in all, once they had what they
+// wanted or gave up.
+func (b *Budget) Waited() time.Duration { return time.Duration(b.waited.Load()) }
+
 // Acquire waits until n bytes are free and charges them. It fails if ctx ends first, and
 // at once if n is more than the whole budget.
 func (b *Budget) Acquire(ctx context.Context, n int64) (*Charge, error) {
 	if n < 0 || n > b.size {
 		return nil, fmt.Errorf("a request needs %d bytes of memory, the whole budget is %d: raise the budget or lower the request limit", n, b.size)
 	}
-	if err := b.sem.Acquire(ctx, n); err != nil {
+	if b.sem.TryAcquire(n) {
+		return b.charged(n), nil
+	}
+	b.waiting.Add(1)
+	since := time.Now()
+	err := b.sem.Acquire(ctx, n)
+	b.waiting.Add(-1)
+	b.waited.Add(int64(time.Since(since)))
+	if err != nil {
 		return nil, fmt.Errorf("waiting for %d bytes of the request budget: %w", n, err)
 	}
 	return b.charged(n), nil

@@ -47,6 +47,7 @@ func newNode(s *settings.Settings, id identity, p parts) (node, error) {
 		RPCAdvertise: id.rpc,
 		Zone:         s.Zone,
 		Roles:        s.Roles,
+		NetworkRate:  float64(s.NetworkRate),
 		Version:      version(),
 		Shards:       uint32(s.Shards),
 		LeaseTTL:     s.LeaseTTL,

@@ -7,3 +7,10 @@ import "github.com/floelog/floe/metadata"
 func (l *Leader) Held() metadata.Condition {
 	return metadata.Equals(l.set.cfg.Keys.Leader(l.id), l.value)
 }
+
+// Waiting returns how many proposals wait for a record.
+func (l *Leader) Waiting() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.queue)
+}

@@ -129,6 +129,7 @@ type Settings struct {
 	Config       string
 	LogLevel     string
 	LogFormat    string
+	NetworkRate  Bytes
 	DrainTimeout time.Duration
 
 	sources map[string]string // setting -> where its value came from, unless the default

@@ -379,6 +379,12 @@ var table = slices.Concat(addressSettings, clusterSettings, []Setting{
 		field:   func(s *Settings) any { return &s.LogFormat },
 	},
 	{
+		Name: "network-rate", Group: "Process", Default: "0B", Min: "0B", Max: "100GiB", Commands: serving,
+		Meaning: "bytes a second that this machine's network carries each way, for floe_load_ratio; 0B: not known",
+		Why:     "Unless it is given, autoscaling does not see a network that is full: no system tells what it can carry. Clouds name it for each kind of machine: 10 Gbit/s are 1192MiB.",
+		field:   func(s *Settings) any { return &s.NetworkRate },
+	},
+	{
 		Name: "drain-timeout", Group: "Process", Default: "30s", Min: "0s", Max: "10m", Commands: serving,
 		Meaning: "time that SIGTERM leaves for requests in flight and for handing over leadership",
 		Why:     "Shorter: a slow upload is cut off, and its producer retries. Longer: Kubernetes kills after 30s unless told otherwise.",
