@@ -67,7 +67,8 @@ type member struct {
 
 func (l *Load) member(life context.Context, g *group, r *rand.Rand) {
 	m := &member{l: l, g: g, holds: map[history.Partition]bool{}, asked: map[history.Partition]uint64{}}
-	opts := append(m.options(), reading(history.Committed)...)
+	opts := append(m.options(), kgo.BlockRebalanceOnPoll())
+	opts = append(opts, reading(history.Committed)...)
 	opts = append(opts, g.opts...)
 	if g.judged {
 		opts = append(opts, kgo.DisableAutoCommit())
@@ -107,7 +108,7 @@ func (m *member) options() []kgo.Opt {
 	return []kgo.Opt{
 		kgo.ConsumerGroup(m.g.name), kgo.ConsumeTopics(m.g.topics...), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 		kgo.SessionTimeout(10 * time.Second), kgo.RebalanceTimeout(20 * time.Second), kgo.HeartbeatInterval(time.Second),
-		kgo.BlockRebalanceOnPoll(), kgo.FetchMaxWait(500 * time.Millisecond),
+		kgo.FetchMaxWait(500 * time.Millisecond),
 		kgo.OnPartitionsAssigned(func(_ context.Context, c *kgo.Client, added map[string][]int32) { m.assigned(c, added) }),
 		kgo.OnPartitionsRevoked(func(_ context.Context, _ *kgo.Client, gone map[string][]int32) { m.gone(gone) }),
 		kgo.OnPartitionsLost(func(_ context.Context, _ *kgo.Client, gone map[string][]int32) { m.gone(gone) }),

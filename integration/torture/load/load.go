@@ -12,6 +12,7 @@ package load
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -19,6 +20,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/floelog/floe/integration/history"
@@ -152,8 +154,10 @@ func (l *Load) createTopic(ctx context.Context, topic string) (id [16]byte, err 
 		if err == nil {
 			return resp.ID, nil
 		}
-		if details, err := l.admin.ListTopics(ctx, topic); err == nil && details[topic].Err == nil && details[topic].ID != ([16]byte{}) {
-			return details[topic].ID, nil
+		if errors.Is(err, kerr.TopicAlreadyExists) { // an earlier attempt did it
+			if details, err := l.admin.ListTopics(ctx, topic); err == nil && details[topic].Err == nil {
+				return details[topic].ID, nil
+			}
 		}
 		if !pause(ctx, 4*retryPause) {
 			return id, fmt.Errorf("%w (last: %w)", ctx.Err(), err)

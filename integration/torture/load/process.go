@@ -42,6 +42,8 @@ func (l *Load) startProcessors() {
 func (l *Load) process(life context.Context, g *group, n int, r *rand.Rand) error {
 	m := &member{l: l, g: g, holds: map[history.Partition]bool{}, asked: map[history.Partition]uint64{}}
 	m.c = l.newClient(g.name)
+	// Sessions abort what a rebalance interrupts. To block rebalances as other members do would hang: the
+	// end of a transaction waits for a heartbeat, and that for the member's consent to a rebalance.
 	opts := append(l.options(m.c), m.options()...)
 	opts = append(opts, producing()...)
 	opts = append(opts, reading(history.Committed)...)
@@ -77,7 +79,6 @@ type taken struct {
 // copy runs one transaction: what it polls, it writes to the other topic, and commits where
 // it is.
 func (m *member) copy(life context.Context, s *kgo.GroupTransactSession, r *rand.Rand) error {
-	defer s.AllowRebalance()
 	ctx, cancel := context.WithTimeout(life, time.Second)
 	fetches := s.PollRecords(ctx, pollMax/4)
 	cancel()

@@ -3,6 +3,8 @@ package load
 import (
 	"context"
 	"fmt"
+	"runtime"
+	"strings"
 	"sync"
 	"time"
 
@@ -66,8 +68,22 @@ func (l *Load) await(work *sync.WaitGroup, who string, limit time.Duration) {
 		return
 	default:
 	}
+	l.rec.Note(who, "%s", stacks())
 	l.rec.Anomaly(check.Stuck, who, "some have not ended %v after all was healed: clients %v", limit, l.crashAll())
 	<-done
+}
+
+// stacks returns where this package's goroutines are.
+func stacks() string {
+	all := make([]byte, 8<<20)
+	all = all[:runtime.Stack(all, true)]
+	var ours []string
+	for _, one := range strings.Split(string(all), "\n\n") {
+		if strings.Contains(one, "torture/load.") {
+			ours = append(ours, one)
+		}
+	}
+	return strings.Join(ours, "\n\n")
 }
 
 // crashAll ends every client and returns their names.
