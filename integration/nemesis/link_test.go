@@ -342,3 +342,21 @@ func TestRequestsAreHeldBack(t *testing.T) {
 	}
 	i.Lift()
 }
+
+func TestACrowd(t *testing.T) {
+	_, e := newLink(t, false)
+	c := &nemesis.Crowd{Addr: e.listener.Addr().String()}
+	if n := c.Open(t.Context(), 30); n != 30 {
+		t.Errorf("opened %d connections, want 30", n)
+	}
+	for range 20 { // the others say nothing
+		<-e.heard
+	}
+	if n := c.Open(t.Context(), 3000); n != 2000-30 {
+		t.Errorf("opened %d more, want %d", n, 2000-30)
+	}
+	c.Close()
+	if n, err := nemesis.OpenFiles(os.Getpid()); err != nil || n == 0 {
+		t.Errorf("%d open files, %v", n, err)
+	}
+}

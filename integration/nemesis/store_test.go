@@ -149,3 +149,24 @@ func TestEveryFaultHappens(t *testing.T) {
 		})
 	}
 }
+
+func TestImpositionsOverlap(t *testing.T) {
+	r := newRig(t)
+	broken := r.store.Impose(map[nemesis.Fault]float64{nemesis.Error: 1}, 0)
+	also := r.store.Impose(map[nemesis.Fault]float64{nemesis.Error: 0.5, nemesis.Denied: 0}, 0)
+	if status, _, err := r.do("GET", "/b/k", nil); status != 500 || err != nil {
+		t.Error(status, err)
+	}
+	if n := also.Lift(); n != 1 {
+		t.Errorf("the second imposition fired %d times, want 1", n)
+	}
+	if status, _, err := r.do("GET", "/b/k", nil); status != 500 || err != nil {
+		t.Error(status, err)
+	}
+	if n := broken.Lift(); n != 2 {
+		t.Errorf("the first imposition fired %d times, want 2", n)
+	}
+	if status, _, err := r.do("GET", "/b/k", nil); status != 200 || err != nil {
+		t.Error(status, err)
+	}
+}
