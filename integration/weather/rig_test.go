@@ -92,7 +92,7 @@ func newWorld(t *testing.T, etcdFlags ...string) *world {
 	front := httptest.NewServer(w.writes)
 	t.Cleanup(front.Close)
 	w.floe = fixture.AgentsInWeather(t, agents, minio, strings.TrimPrefix(front.URL, "http://"), w.server, []string{w.etcd.Addr()},
-		"--lease-ttl", lease.String(), "--memory-budget", "128MiB", "--cache-size", "48MiB", "--rollup-age", "1s")
+		"--lease-ttl", lease.String(), "--memory-budget", "128MiB", "--cache-size", "48MiB", "--max-request-bytes", "16MiB", "--flush-size", "2MiB", "--uploads-in-flight", "8", "--rollup-age", "1s")
 	w.admin = w.client()
 	return w
 }
