@@ -134,8 +134,9 @@ func TestTroublesAreFound(t *testing.T) {
 	defer proxy.Close()
 	f := fixture.AgentsInWeather(t, 2, minio, proxy.Addr(), etcd, nil,
 		"--flush-age", "5ms", "--flush-size", "64KiB", "--inline-max", "0B", "--gc-grace", "7s", "--carry-age", "10s")
+	f.StopProcess(1)
 	f.Give(1, "--zone=")
-	f.Start()
+	f.StartProcess(1)
 
 	fill(t, etcd, quota*65/100)
 	register(t, etcd)
@@ -271,8 +272,8 @@ func fill(t *testing.T, etcd *fixture.EtcdCluster, bytes int) {
 // register adds an agent of another version, which leaves and so is given nothing to do.
 func register(t *testing.T, etcd *fixture.EtcdCluster) {
 	t.Helper()
-	value := fmt.Sprintf(`{"version":1,"session":%q,"address":"127.0.0.1:1","rpc_address":"127.0.0.1:1","zone":"zone-9","release":"v9.9.9","ttl_ms":3000,"leaving":true}`, uuid.NewString())
-	put(t, etcd, "/floe/"+fixture.Cluster+"/agents/9", []byte(value))
+	value := fmt.Sprintf(`{"version":1,"session":%q,"address":"127.0.0.1:1","rpc_address":"127.0.0.1:1","zone":"zone-9","release":"v9.9.9","ttl_ms":3000,"leaving":true}`, strings.ReplaceAll(uuid.NewString(), "-", ""))
+	put(t, etcd, "/floe/"+fixture.Cluster+"/agents/0000000009", []byte(value))
 }
 
 func client(t *testing.T, f *fixture.Floe, opts ...kgo.Opt) *kgo.Client {
