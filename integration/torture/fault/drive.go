@@ -51,7 +51,8 @@ func (o *Outcome) Missed(faults []Fault) (ids []string) {
 	return ids
 }
 
-// Drive carries a plan out, with the cluster healed after each window, until it is through or ctx ends.
+// Drive carries a plan out, with the cluster healed after each window, until it is through or ctx ends; faults of the plan
+// that had no effect, since others hid them, are fired again at its end.
 // tell is called for every event, from several goroutines.
 func Drive(ctx context.Context, c *rig.Cluster, faults []Fault, plan []Window, tell func(Event)) *Outcome {
 	d := &driver{cluster: c, faults: map[string]Fault{}, tell: tell, out: &Outcome{Fired: map[string]int{}, On: map[string]int{}}}
@@ -65,7 +66,33 @@ func Drive(ctx context.Context, c *rig.Cluster, faults []Fault, plan []Window, t
 		d.window(ctx, i, w)
 		d.out.Windows++
 	}
+	for again := range mostAgain {
+		for _, w := range makeUp(d.out.Missed(faults), plan, uint64(again)) {
+			if ctx.Err() == nil {
+				d.window(ctx, d.out.Windows, w)
+				d.out.Windows++
+			}
+		}
+	}
 	return d.out
+}
+
+// mostAgain is how often a fault that had no effect is fired again, beside few others. Once may not be enough for one that
+// is drawn to be rare; one that needs more than three has something wrong with it.
+const mostAgain = 3
+
+// makeUp gives faults that others have hidden windows of their own: the store's are not felt while etcd is down.
+func makeUp(missed []string, plan []Window, seed uint64) (out []Window) {
+	const together = 2
+	for len(missed) > 0 && len(plan) > 0 {
+		n := min(together, len(missed))
+		w := Window{Length: plan[0].Length}
+		for i, id := range missed[:n] {
+			w.Shots = append(w.Shots, Shot{Fault: id, Target: All, Seed: seed<<32 + uint64(len(out)*together+i)})
+		}
+		out, missed = append(out, w), missed[n:]
+	}
+	return out
 }
 
 type driver struct {

@@ -13,6 +13,7 @@ package fault
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -71,7 +72,7 @@ func (f *simple) Run(ctx context.Context, r *Round) (fired int, err error) {
 	for ctx.Err() == nil {
 		n, err := f.once(ctx, r)
 		fired += n
-		if err != nil {
+		if err != nil && !errors.Is(err, rig.ErrKilled) { // that was another fault, which starts it again
 			return fired, err
 		}
 		r.hold(ctx, time.Second, 4*time.Second) // what recovers meanwhile is part of the test

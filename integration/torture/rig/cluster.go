@@ -67,7 +67,6 @@ type Cluster struct {
 	client         *clientv3.Client
 	meter          *meter
 	closers        []func() error
-	replacing      sync.Mutex // held while a member is replaced: a second one might lose the majority
 	mu             sync.Mutex // guards the following
 	unexpectedEnds []string
 	stopping       bool

@@ -25,6 +25,9 @@ const (
 	stopTimeout = 40 * time.Second
 )
 
+// ErrKilled says that a process was killed, or told to end, while it started: by another fault.
+var ErrKilled = errors.New("it was ended meanwhile")
+
 // Process is a server over all its starts. Faults overlap, so its methods may be called concurrently, and
 // those that find nothing to do do nothing.
 type Process struct {
@@ -139,7 +142,7 @@ func (p *Process) Start(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return fmt.Errorf("start %s: %w\n%s", p.name, context.Cause(ctx), p.LogTail())
 		case r.over() && r.is(&r.wanted):
-			return fmt.Errorf("start %s: it was killed meanwhile", p.name)
+			return fmt.Errorf("start %s: %w", p.name, ErrKilled)
 		}
 		if !pause(ctx, restartPause) {
 			return fmt.Errorf("start %s: %w\n%s", p.name, context.Cause(ctx), p.LogTail())
