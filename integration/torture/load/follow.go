@@ -140,7 +140,8 @@ func (l *Load) fetchError(c *client, topic string, p int32, mark string, err err
 	var code *kerr.Error
 	var loss *kgo.ErrDataLoss
 	gone := mark != "" && (errors.Is(err, kerr.UnknownTopicOrPartition) || errors.Is(err, kerr.UnknownTopicID) || errors.Is(err, kerr.InconsistentTopicID))
-	if (errors.As(err, &code) && !kerr.IsRetriable(code) || errors.As(err, &loss)) && !gone {
+	membership := topic == "" // it is about the group, which the client joins anew
+	if (errors.As(err, &code) && !kerr.IsRetriable(code) || errors.As(err, &loss)) && !gone && !membership {
 		l.rec.Anomaly(check.FetchError, c.name, "%s/%d: %v", topic, p, err)
 		return
 	}
