@@ -15,7 +15,8 @@ type view struct {
 	all    []Agent // as Cluster.Agents has them
 	agents []Agent // on the asker's listener, by node id
 
-	leaders []int32 // by shard; made when a table needs them
+	zones   []string // that have agents; made when replicas are asked for
+	leaders []int32  // by shard; made when a table needs them
 	tables  map[audience][]int32
 	lists   map[replicaList][]int32
 }
@@ -60,8 +61,8 @@ func (v *view) index(node int32) int {
 // that of the shard, whoever is named: any agent takes any produce and any fetch.
 func (v *view) leader(shard tiering.ShardID) (node int32, epoch tiering.LeaderEpoch) {
 	led, epoch := v.h.Cluster.Leader(shard)
-	if among := v.in(v.asker.zone, false); len(among) > 0 {
-		return v.near(v.asker.zone, false, among)[shard], epoch
+	if near := v.near(v.asker.zone, false); near != nil {
+		return near[shard], epoch
 	}
 	return v.elsewhere(shard, led), epoch
 }
@@ -123,18 +124,26 @@ func (v *view) in(zone string, readers bool) (nodes []int32) {
 	return nodes
 }
 
-// near returns, by shard, which of the agents of a zone stands for the leader.
-func (v *view) near(zone string, readers bool, among []int32) []int32 {
+// near returns, by shard, which of the agents of a zone stands for the leader; nil, if it has
+// no agents that may.
+func (v *view) near(zone string, readers bool) []int32 {
 	a := audience{v.asker.listener, zone, readers}
 	if nodes, ok := v.tables[a]; ok {
 		return nodes
+	}
+	if v.tables == nil {
+		v.tables = map[audience][]int32{}
+	}
+	among := v.in(zone, readers)
+	if len(among) == 0 {
+		v.tables[a] = nil
+		return nil
 	}
 	if v.leaders == nil {
 		v.leaders = make([]int32, v.h.Cluster.Shards())
 		for s := range v.leaders {
 			v.leaders[s], _ = v.h.Cluster.Leader(tiering.ShardID(s))
 		}
-		v.tables = map[audience][]int32{}
 	}
 	nodes := v.h.directory.table(v.all, v.leaders, a, among)
 	v.tables[a] = nodes
@@ -154,8 +163,8 @@ func (v *view) away() bool {
 // partitions; -1: none. It is one of the replicas that clients are told of: franz-go asks
 // the leader again, for ever, when it is sent to another agent.
 func (v *view) preferred(shard tiering.ShardID) int32 {
-	if among := v.in(v.asker.zone, true); len(among) > 0 {
-		return v.near(v.asker.zone, true, among)[shard]
+	if near := v.near(v.asker.zone, true); near != nil {
+		return near[shard]
 	}
 	return -1
 }
@@ -170,16 +179,16 @@ func (v *view) replicas(t *catalogue.Topic, shard tiering.ShardID, leader int32)
 	if from < 0 {
 		return []int32{}
 	}
-	zones := v.zones()
-	list := replicaList{leader: leader, count: min(max(int(t.ReplicationFactor), len(zones)), len(v.agents))}
-	if len(zones) > 1 {
+	if v.zones == nil {
+		v.zones = v.zonesThere()
+	}
+	list := replicaList{leader: leader, count: min(max(int(t.ReplicationFactor), len(v.zones)), len(v.agents))}
+	if len(v.zones) > 1 {
 		list.shard = shard
-	} else {
-		zones = nil
 	}
 	nodes := v.lists[list]
 	if nodes == nil {
-		nodes = v.spread(list, from, zones)
+		nodes = v.spread(list, from)
 		if v.lists == nil {
 			v.lists = map[replicaList][]int32{}
 		}
@@ -188,9 +197,9 @@ func (v *view) replicas(t *catalogue.Topic, shard tiering.ShardID, leader int32)
 	return nodes
 }
 
-// zones returns the zones that have agents, in the order of their first ones; those without
-// a zone count as one.
-func (v *view) zones() (zones []string) {
+// zonesThere returns the zones that have agents, in the order of their first ones; those
+// without a zone count as one.
+func (v *view) zonesThere() (zones []string) {
 	for i := range v.agents {
 		if !slices.Contains(zones, v.agents[i].Rack) {
 			zones = append(zones, v.agents[i].Rack)
@@ -201,7 +210,7 @@ func (v *view) zones() (zones []string) {
 
 // spread returns the replicas of a list: the leader, at an index, then those that consumers
 // in the zones are sent to, then those that follow the leader.
-func (v *view) spread(list replicaList, from int, zones []string) []int32 {
+func (v *view) spread(list replicaList, from int) []int32 {
 	nodes := make([]int32, 0, list.count+1)
 	add := func(node int32) {
 		if !slices.Contains(nodes, node) {
@@ -209,9 +218,11 @@ func (v *view) spread(list replicaList, from int, zones []string) []int32 {
 		}
 	}
 	add(list.leader)
-	for _, zone := range zones {
-		if among := v.in(zone, true); len(among) > 0 {
-			add(v.near(zone, true, among)[list.shard])
+	if len(v.zones) > 1 { // else all agents are equally near
+		for _, zone := range v.zones {
+			if near := v.near(zone, true); near != nil {
+				add(near[list.shard])
+			}
 		}
 	}
 	for k := 1; len(nodes) < list.count; k++ {

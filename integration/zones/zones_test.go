@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -107,13 +108,15 @@ func TestAZoneIsLostAndComesBack(t *testing.T) {
 	f := start(t)
 	f.create("t", shards)
 	whole := map[string][]int32{"zone-a": {1, 4}, "zone-b": {2}, "zone-c": {3}, "zone-x": {1, 2, 3, 4}}
-	f.same(whole, 1)
+	f.agree(whole, 1)
 	f.produce("zone-b", "t", "", shards, 8)
 
 	f.KillProcess(1)
+	killed := time.Now()
 	lost := map[string][]int32{"zone-a": {1, 4}, "zone-b": {1, 3, 4}, "zone-c": {3}}
-	f.awaitLeaders(lost, 2)
-	f.same(lost, 2, 1)
+	f.settled(1)
+	f.agree(lost, 2, 1)
+	t.Logf("%v after the only agent of a zone was killed, its clients are told of the others", time.Since(killed).Round(time.Millisecond))
 	bytes := f.produce("zone-b", "t", "", shards, 8)
 	if other := f.crossedAt(0, 2, 3); other < float64(bytes) {
 		t.Errorf("a zone without agents produced %d bytes, and %v are counted across zones", bytes, other)
@@ -121,9 +124,10 @@ func TestAZoneIsLostAndComesBack(t *testing.T) {
 	f.consume("fallen-back", "t", 16, kgo.Rack("zone-b"))
 
 	f.StartProcess(1)
+	started := time.Now()
 	f.settled()
-	f.awaitLeaders(whole, 1)
-	f.same(whole, 1)
+	f.agree(whole, 1)
+	t.Logf("%v after it serves again, all agents tell of it", time.Since(started).Round(time.Millisecond))
 	before := f.moved("data")["other"]
 	f.produce("zone-b", "t", "", shards, 8)
 	f.consume("come-back", "t", 24, kgo.Rack("zone-b"))
@@ -132,7 +136,7 @@ func TestAZoneIsLostAndComesBack(t *testing.T) {
 	}
 }
 
-// crossedAt returns the bytes of data across zones that some agents have counted.
+// crossedAt returns the bytes of data across zones that these agents have counted.
 func (f *fleet) crossedAt(agents ...int) (sum float64) {
 	f.t.Helper()
 	for _, i := range agents {
@@ -145,28 +149,15 @@ func (f *fleet) crossedAt(agents ...int) (sum float64) {
 	return sum
 }
 
-// awaitLeaders waits until every zone is told of those nodes as leaders, evenly.
-func (f *fleet) awaitLeaders(want map[string][]int32, off int) {
+// agree waits until every agent but those that are down tells each zone the same, which names
+// these nodes evenly, and then wants them to say it over and over.
+func (f *fleet) agree(want map[string][]int32, off int, down ...int) {
 	f.t.Helper()
 	for zone, nodes := range want {
-		f.await(fmt.Sprintf("%s is told of agents %v", zone, nodes), func() error {
-			leaders, err := f.told(0, "zone="+zone, "t")
-			if err != nil {
-				return err
-			}
-			return spread(leaders, off, nodes...)
-		})
-	}
-}
-
-// same wants every agent but those that are down to give every zone the same answer over and
-// over, which names these nodes evenly.
-func (f *fleet) same(want map[string][]int32, off int, down ...int) {
-	f.t.Helper()
-	for zone, nodes := range want {
-		var first []int32
-		for agent := range agentZones {
-			for range 5 {
+		var said []int32
+		ask := func() error {
+			said = nil
+			for agent := range agentZones {
 				if slices.Contains(down, agent) {
 					continue
 				}
@@ -175,14 +166,20 @@ func (f *fleet) same(want map[string][]int32, off int, down ...int) {
 					err = spread(leaders, off, nodes...)
 				}
 				if err != nil {
-					f.t.Fatalf("%s at agent %d: %v", zone, agent+1, err)
+					return fmt.Errorf("agent %d: %w", agent+1, err)
 				}
-				if first == nil {
-					first = leaders
+				if said != nil && !slices.Equal(leaders, said) {
+					return fmt.Errorf("agent %d says %v, another %v", agent+1, leaders, said)
 				}
-				if !slices.Equal(leaders, first) {
-					f.t.Errorf("%s at agent %d: told of %v, and of %v before", zone, agent+1, leaders, first)
-				}
+				said = leaders
+			}
+			return nil
+		}
+		f.await("all agents tell "+zone+" the same", ask)
+		first := said
+		for range 5 {
+			if err := ask(); err != nil || !slices.Equal(first, said) {
+				f.t.Errorf("%s is told of %v, and of %v before (%v)", zone, said, first, err)
 			}
 		}
 	}
