@@ -27,7 +27,7 @@ import (
 var variants = map[string]string{
 	"least":       ``,
 	"zones":       `{zones: {names: [eu-west-1a, eu-west-1b, eu-west-1c]}, replicas: 2, nodeSelector: {pool: kafka}}`,
-	"autoscaling": `{autoscaling: {enabled: true, podMetrics: [{name: floe_memory_used_bytes, averageValue: 400Mi}, {name: floe_connections, averageValue: 2000}]}}`,
+	"autoscaling": `{autoscaling: {enabled: true, targetLoadRatio: 700m, podMetrics: [{name: floe_memory_used_bytes, averageValue: 400Mi}, {name: floe_connections, averageValue: 2000}]}}`,
 	"everything": `{
 		fullnameOverride: log, cluster: events, zones: {names: [a, b]}, ipv6: true, drainTimeoutSeconds: 120,
 		image: {repository: registry.example/floe, tag: v1, pullPolicy: Always}, imagePullSecrets: [{name: pull}],
@@ -228,6 +228,7 @@ func TestChartRefuses(t *testing.T) {
 		"unknown value":         {`{replica: 3}`, "replica"},
 		"a setting of its own":  {`{settings: {drain-timeout: 5m}}`, "settings.drain-timeout"},
 		"no metric to scale by": {`{autoscaling: {enabled: true, targetCPUUtilization: 0}}`, "podMetrics"},
+		"a ratio beyond full":   {`{autoscaling: {enabled: true, targetLoadRatio: 1500m}}`, "targetLoadRatio"},
 		"fewer than the least":  {`{autoscaling: {minReplicas: 20}}`, "minReplicas"},
 		"too long a drain":      {`{drainTimeoutSeconds: 3600}`, "drainTimeoutSeconds"},
 		"zone with a blank":     {`{zones: {names: ["a b"]}}`, "zones"},

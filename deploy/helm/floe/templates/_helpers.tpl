@@ -41,5 +41,5 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if hasKey $.Values.settings $name -}}{{- fail (printf "settings.%s: the chart gives this itself, by a value of its own" $name) -}}{{- end -}}
 {{- end -}}
 {{- if gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas) -}}{{- fail "autoscaling: minReplicas is more than maxReplicas" -}}{{- end -}}
-{{- if and .Values.autoscaling.enabled (not .Values.autoscaling.targetCPUUtilization) (not .Values.autoscaling.podMetrics) -}}{{- fail "autoscaling: give targetCPUUtilization or podMetrics" -}}{{- end -}}
+{{- if and .Values.autoscaling.enabled (not .Values.autoscaling.targetCPUUtilization) (not .Values.autoscaling.targetLoadRatio) (not .Values.autoscaling.podMetrics) -}}{{- fail "autoscaling: give targetCPUUtilization, targetLoadRatio or podMetrics" -}}{{- end -}}
 {{- end -}}
