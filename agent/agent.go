@@ -418,7 +418,7 @@ func (a *Agent) assemble(c catalogue.Cluster) error {
 	a.tiers.connect(&a.node, a.agents, a.parts.Peers)
 	loads := newShardLoads(a.set)
 	a.placing = &placing{set: a.set, agents: a.agents, pins: membership.NewPlacement(a.parts.Meta, a.keys, membership.AgentsConfig{Log: log})}
-	if err := errors.Join(registerLoads(a.parts.Registry, loads, a.placing.pins), registerBacklog(a.parts.Registry, a.set)); err != nil {
+	if err := errors.Join(registerLoads(a.parts.Registry, loads, a.placing.pins), registerBacklog(a.parts.Registry, a.set), registerStopped(a.parts.Registry, a.set)); err != nil {
 		return fmt.Errorf("registering the metrics of placement: %w", err)
 	}
 	a.sequencer = &sequencer{loads: loads, self: &a.node, set: a.set, agents: a.agents, topics: a.catalogue, peers: a.parts.Peers}

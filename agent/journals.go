@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/floelog/floe/agent/kafka/topicconfig"
 	"github.com/floelog/floe/agent/peer"
 	"github.com/floelog/floe/compaction/job"
@@ -40,6 +42,12 @@ const changePatience = 15 * time.Second
 // viewPatience is how long a committed change waits to be seen in this agent's own view: as long
 // as a watch may lag while it is well. A view that lags more makes jobs plan in vain, no more.
 const viewPatience = 3 * time.Second
+
+// registerStopped registers the gauge of shards that stand still here, which somebody must look after.
+func registerStopped(reg prometheus.Registerer, set *journal.Set) error {
+	return reg.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "floe_journal_stopped_shards", Help: "Shards that stand still on this agent because a record of their journal cannot be read: see floe fsck."},
+		func() float64 { return float64(set.Stopped()) }))
+}
 
 // journals implements job.Journals for one life of the agent: changes go to the shard's leader,
 // here or by a question to another agent, in the name of the life's session.
