@@ -104,7 +104,9 @@ func run(o options) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("seed %d: %d mixes of %v, %d faults\n", o.seed, len(plan), o.window, len(faults))
+	if o.scenario == "" {
+		fmt.Printf("seed %d: %d mixes of %v, %d faults\n", o.seed, len(plan), o.window, len(faults))
+	}
 	if o.plan {
 		show(plan)
 		return nil
