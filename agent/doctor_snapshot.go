@@ -86,7 +86,7 @@ func (d *doctor) levels(s *diagnosis.Snapshot, topics catalogue.View) {
 	v.JournalMax, v.SnapshotRecords = t.longest(), float64(cmp.Or(a.cfg.SnapshotRecords, snapshotRecords))
 	v.SnapshotWait, v.SnapshotAge = d.snapshots.waiting(t.journals, now.at), cmp.Or(a.cfg.SnapshotAge, snapshotAge)
 	v.CarryWait, v.CarryAge = a.carrier.waiting(now.at), a.cfg.CarryAge
-	v.Shards, v.Leading = float64(a.set.NumShards()), float64(len(a.agents.View().NodeIDs()))
+	v.Shards, v.Leading = float64(a.set.NumShards()), float64(len(a.agents.View().ServingIDs(membership.RoleProduce)))
 	v.FlushBytes = float64(a.cfg.FlushBytes)
 	for topic := range topics.Topics() {
 		v.Partitions += float64(topic.Partitions)

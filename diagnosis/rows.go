@@ -86,7 +86,7 @@ var clientRows = []Kind{
 	},
 	{
 		Name: "group_rebalances", Severity: Warning, Title: "a consumer group rebalances often", Unit: Number, Bound: 10,
-		Measures: "assignments that members of a group were given anew, within ten minutes",
+		Measures: "rebalances of a group within ten minutes: assignments by the leader of a classic group, new epochs of others",
 		Why:      "While a group rebalances its members read little or nothing.",
 		Settings: []string{"group-initial-rebalance-delay"}, Clients: []string{"session.timeout.ms", "max.poll.interval.ms", "group.instance.id", "group.protocol"},
 		Advice: "find out why members leave (time-outs: raise max.poll.interval.ms), give them a group.instance.id, or use group.protocol=consumer", Runbook: "group_rebalances",
