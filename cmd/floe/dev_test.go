@@ -13,6 +13,9 @@ import (
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/floelog/floe/metadata/level"
+	"github.com/floelog/floe/metadata/shard"
 )
 
 // produce writes the values to a topic and returns their offsets.
@@ -168,6 +171,15 @@ func TestInspect(t *testing.T) {
 		}
 	}
 	inspectJSON(t, &topic, "topic", "events", "--data", data)
+	var cluster struct {
+		ID            string
+		Shards, Level int
+		Writes        map[string]int
+	}
+	inspectJSON(t, &cluster, "cluster", "--data", data)
+	if len(cluster.ID) != 22 || cluster.Shards != 64 || cluster.Level != int(level.Newest) || cluster.Writes["record"] != shard.RecordVersion {
+		t.Errorf("the cluster is %+v", cluster)
+	}
 	if topic.Topic != "events" || len(topic.Partitions) != 1 || topic.Partitions[0].Next != 2 || len(topic.Partitions[0].Extents) == 0 {
 		t.Fatalf("inspect topic: %+v", topic)
 	}

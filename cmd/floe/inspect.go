@@ -23,13 +23,13 @@ import (
 func inspectCommand(p process) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "inspect",
-		Short: "Print segments, shards and topics as they are stored",
-		Long: "Print segments, shards and topics as they are stored. Nothing is changed.\n" +
+		Short: "Print segments, shards, topics and the cluster as they are stored",
+		Long: "Print segments, shards, topics and the cluster as they are stored. Nothing is changed.\n" +
 			"Look at a cluster with --store, --etcd and --cluster, or at a stopped floe dev with --data.",
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(inspectSegmentCommand(p), inspectShardCommand(p), inspectTopicCommand(p))
+	cmd.AddCommand(inspectSegmentCommand(p), inspectShardCommand(p), inspectTopicCommand(p), inspectClusterCommand(p))
 	return cmd
 }
 

@@ -131,18 +131,30 @@ func write(ctx context.Context, store metadata.Store, pacer *retry.Pacer, txn me
 
 // readBy refuses a level that not every live agent reads.
 func readBy(ctx context.Context, store metadata.Store, keys metadata.Keys, to level.Level) error {
-	kvs, err := readAll(ctx, store, retry.NewPacer(rand.Reader), keys.Agents())
+	agents, err := List(ctx, store, keys)
 	if err != nil {
-		return fmt.Errorf("raising the level: %w", err)
+		return fmt.Errorf("%w: %w", ErrHeldBack, err)
 	}
-	for _, kv := range kvs {
-		a, err := decodeAgent(kv.Key[len(keys.Agents()):], kv.Value)
-		if err != nil {
-			return fmt.Errorf("%w: %w", ErrHeldBack, err)
-		}
+	for _, a := range agents {
 		if !a.Levels.Holds(to) {
 			return fmt.Errorf("%w: agent %d (release %s) reads levels %s", ErrHeldBack, a.NodeID, a.Version, a.Levels)
 		}
 	}
 	return nil
+}
+
+// List reads the registrations of all live agents, linearizably, in the order of node ids. One that
+// this release cannot read is an error.
+func List(ctx context.Context, store metadata.Store, keys metadata.Keys) ([]Agent, error) {
+	kvs, err := readAll(ctx, store, retry.NewPacer(rand.Reader), keys.Agents())
+	if err != nil {
+		return nil, fmt.Errorf("reading the live agents: %w", err)
+	}
+	agents := make([]Agent, len(kvs))
+	for i, kv := range kvs {
+		if agents[i], err = decodeAgent(kv.Key[len(keys.Agents()):], kv.Value); err != nil {
+			return nil, err
+		}
+	}
+	return agents, nil
 }
