@@ -82,26 +82,19 @@ func successes(s *check.Stats) map[line][]time.Duration {
 	return lines
 }
 
-// felt returns the longest time between two successes that overlaps an event or what comes
-// after it, and the time from the event's end to the next success.
+// felt returns the longest time between two successes, as far as it lies in an event or in
+// what comes after it, and the time from the event's end to the next success.
 func felt(times []time.Duration, e check.FaultSpan, until time.Duration) (gap, end time.Duration) {
 	i, _ := slices.BinarySearch(times, e.From)
-	before := e.From
-	if i > 0 {
-		before = times[i-1]
-	}
-	back := until
-	for ; i < len(times) && before < until; i++ {
+	before, back := e.From, until
+	for ; i < len(times) && times[i] < until; i++ {
 		gap = max(gap, times[i]-before)
 		if times[i] >= e.To && back == until {
 			back = times[i]
 		}
 		before = times[i]
 	}
-	if before < until { // nothing succeeded any more
-		gap = max(gap, until-before)
-	}
-	return gap, max(0, back-e.To)
+	return max(gap, until-before), max(0, back-e.To)
 }
 
 // quantile returns the smallest value that at least that share of sorted values does not
