@@ -97,7 +97,8 @@ func (r *Reader) collectRun(ctx context.Context, run []tiering.Extent, cold bool
 			out.hole(e)
 			continue
 		}
-		at, err := e.Base, error(nil)
+		var at tiering.Offset
+		var err error
 		if int(e.Length) > max(maxWhole, 2*(out.limit-out.bytes)) && !e.IsInline() {
 			at, err = r.collectPieces(ctx, run, i, cold, out)
 		} else {
