@@ -128,11 +128,15 @@ func (l *Load) must(kind string, opts ...kgo.Opt) *client {
 	return c
 }
 
-// crash ends a client without a word to anybody.
-func (c *client) crash() {
+// crash ends a client without a word to anybody. What it still tries, for up to half a minute, fails beside
+// its successor, and Load.Close waits for it.
+func (c *client) crash() { c.crashWith(c.CloseAllowingRebalance) }
+
+// crashWith is crash of a client that is closed by other means.
+func (c *client) crashWith(end func()) {
 	c.dies()
 	c.wire.end()
-	c.CloseAllowingRebalance()
+	c.load.closing.Go(end)
 }
 
 // noted writes what a client warns of into the history.

@@ -88,6 +88,7 @@ type Load struct {
 	stopCopy   context.CancelFunc
 	writers    sync.WaitGroup
 	copiers    sync.WaitGroup
+	closing    sync.WaitGroup // clients that have crashed
 	readers    sync.WaitGroup
 	admin      *kadm.Client
 	adminKgo   *kgo.Client
@@ -138,6 +139,7 @@ func (l *Load) Close() {
 	l.writers.Wait()
 	l.copiers.Wait()
 	l.readers.Wait()
+	l.closing.Wait()
 	l.adminKgo.Close()
 }
 

@@ -58,13 +58,13 @@ func (l *Load) process(life context.Context, g *group, n int, r *rand.Rand) erro
 	l.rec.Add(check.Event{Op: check.OpConsumer, Who: m.c.name, A: int64(history.Committed)})
 	for life.Err() == nil {
 		if err := m.copy(life, s, r); err != nil {
-			m.c.wire.end()
-			s.CloseAllowingRebalance()
+			m.c.crashWith(s.CloseAllowingRebalance)
 			return err
 		}
 	}
 	if r.IntN(3) == 0 && l.write.Err() == nil {
-		m.c.wire.end()
+		m.c.crashWith(s.CloseAllowingRebalance)
+		return nil
 	}
 	s.CloseAllowingRebalance()
 	return nil
