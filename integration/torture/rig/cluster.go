@@ -206,8 +206,10 @@ func (c *Cluster) Heal(ctx context.Context) error {
 	if err := each(c.members, func(m *Member) error { return whole(m.Resume, m.Start) }); err != nil {
 		return err
 	}
-	if err := whole(c.minio.Resume, c.minio.Start); err != nil {
-		return err
+	if c.minio != nil {
+		if err := whole(c.minio.Resume, c.minio.Start); err != nil {
+			return err
+		}
 	}
 	return each(c.agents, func(a *Agent) error { return whole(a.Resume, a.Start) })
 }
