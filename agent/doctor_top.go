@@ -1,8 +1,8 @@
 package agent
 
 import (
+	"math/rand/v2"
 	"sync"
-	"sync/atomic"
 
 	"github.com/floelog/floe/agent/kafka"
 	"github.com/floelog/floe/tiering"
@@ -16,8 +16,9 @@ const (
 	// maxNameBytes of a client id or group are kept: clients may send 32 KiB of it.
 	maxNameBytes = 128
 
-	// sampleStep is how many produced bytes one sample of partitions stands for. Smaller: each batch
-	// takes the lock. Larger: a partition with a megabyte a second is seen only now and then.
+	// sampleStep is how many produced bytes one sample of partitions stands for. Smaller: with many
+	// partitions each batch takes the place of another. Larger: a partition with a megabyte a second is
+	// seen only now and then.
 	sampleStep = 64 << 10
 )
 
@@ -83,9 +84,13 @@ func sum[K comparable](of ...[]topEntry[K]) map[K]topEntry[K] {
 
 // busiest counts who sends most batches, and where most bytes go. It is safe for concurrent use.
 type busiest struct {
-	produced atomic.Int64 // bytes of batches, for samples of them
+	mu sync.Mutex // guards the following
 
-	mu         sync.Mutex // guards the following
+	// Bytes that were produced, and at which of them the next sample is due. Its distance is drawn:
+	// batches of like sizes in turn would otherwise meet samples always at the same partition.
+	produced, due int64
+	rand          *rand.Rand
+
 	clients    top[string]
 	partitions top[tiering.TopicPartition]
 	topics     top[tiering.TopicID]
@@ -94,7 +99,7 @@ type busiest struct {
 }
 
 func newBusiest() *busiest {
-	return &busiest{clients: newTop[string](), partitions: newTop[tiering.TopicPartition](), topics: newTop[tiering.TopicID](), groups: newTop[string](), epochs: map[string]int32{}}
+	return &busiest{rand: rand.New(rand.NewPCG(1, 2)), clients: newTop[string](), partitions: newTop[tiering.TopicPartition](), topics: newTop[tiering.TopicID](), groups: newTop[string](), epochs: map[string]int32{}}
 }
 
 // sent counts the batches of one request.
@@ -107,22 +112,23 @@ func (b *busiest) sent(batches []*kafka.AppendBatch) {
 		bytes += int64(len(batch.Data))
 	}
 	client := clipped(batches[0].Client)
-	end := b.produced.Add(bytes)
-	at := end - bytes
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.clients.add(client, float64(len(batches)), float64(bytes))
-	if end/sampleStep == at/sampleStep {
+	if b.produced+bytes < b.due {
+		b.produced += bytes
 		return // no sample falls into these
 	}
 	for _, batch := range batches {
-		next := at + int64(len(batch.Data))
-		if n := next/sampleStep - at/sampleStep; n > 0 {
-			weight := float64(n * sampleStep)
-			b.partitions.add(batch.Partition, weight, weight)
-			b.topics.add(batch.Partition.Topic, weight, weight)
+		b.produced += int64(len(batch.Data))
+		n := 0.0
+		for ; b.due <= b.produced; n++ {
+			b.due += 1 + b.rand.Int64N(2*sampleStep)
 		}
-		at = next
+		if n > 0 {
+			b.partitions.add(batch.Partition, n*sampleStep, n*sampleStep)
+			b.topics.add(batch.Partition.Topic, n*sampleStep, n*sampleStep)
+		}
 	}
 }
 
