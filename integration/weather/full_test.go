@@ -88,6 +88,11 @@ func TestEtcdFull(t *testing.T) {
 			Revision string `json:"revision"`
 		} `json:"header"`
 	}
+	var raised struct {
+		Alarms []struct {
+			Member string `json:"memberID"`
+		} `json:"alarms"`
+	}
 	for _, step := range []struct {
 		path         string
 		body, answer any
@@ -98,9 +103,17 @@ func TestEtcdFull(t *testing.T) {
 			Physical bool    `json:"physical"`
 		}{&head.Header.Revision, true}, nil},
 		{"/v3/maintenance/defragment", map[string]any{}, nil},
-		{"/v3/maintenance/alarm", map[string]any{"action": "DEACTIVATE", "alarm": "NOSPACE"}, nil},
+		{"/v3/maintenance/alarm", map[string]any{"action": "GET", "alarm": "NOSPACE"}, &raised},
 	} {
 		if err := w.ask(step.path, step.body, step.answer); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(raised.Alarms) == 0 {
+		t.Fatal("etcd has raised no alarm")
+	}
+	for _, a := range raised.Alarms {
+		if err := w.ask("/v3/maintenance/alarm", map[string]any{"action": "DEACTIVATE", "alarm": "NOSPACE", "memberID": a.Member}, nil); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -267,8 +267,14 @@ func (w *world) recovered(name string, ended time.Time, c cold) {
 		return err
 	})
 	line := name + ":"
+	late := time.After(patience + 2*time.Second) // an idempotent producer does not give up what it has sent
 	for range 3 {
-		m := <-results
+		var m measured
+		select {
+		case m = <-results:
+		case <-late:
+			w.Fatalf("%s after %v; what else was to go on has not", line, time.Since(ended))
+		}
 		line += fmt.Sprintf(" %s %v", m.what, m.took.Round(time.Millisecond))
 		if m.err != nil {
 			w.Errorf("%s: %s did not go on within %v: %v", name, m.what, patience, m.err)
