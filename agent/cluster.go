@@ -126,7 +126,7 @@ func told(view membership.AgentsView) (list []kafka.Agent) {
 			continue
 		}
 		agent := kafka.Agent{NodeID: int32(a.NodeID), Host: at.Host, Port: at.Port, Rack: a.Zone,
-			NotLeader: !a.Has(membership.RoleProduce), NotReplica: !a.Has(membership.RoleFetch)}
+			NotLeader: keptFrom(view, a, membership.RoleProduce), NotReplica: keptFrom(view, a, membership.RoleFetch)}
 		for name, addr := range a.Listeners {
 			if at, ok := address(addr); ok {
 				if agent.Listeners == nil {
@@ -138,6 +138,14 @@ func told(view membership.AgentsView) (list []kafka.Agent) {
 		list = append(list, agent)
 	}
 	return list
+}
+
+// keptFrom reports whether clients are sent to others than a for what a role is for: never,
+// if all that serve it are about to leave, as a is.
+func keptFrom(view membership.AgentsView, a membership.Agent, role membership.Role) bool {
+	serving := view.ServingIDs(role)
+	_, found := slices.BinarySearch(serving, a.NodeID)
+	return len(serving) > 0 && !found
 }
 
 // address reads an address that an agent registered. It was validated at that agent's start,

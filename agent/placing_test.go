@@ -122,6 +122,11 @@ func TestRoles(t *testing.T) {
 				t.Errorf("shard %d is led by agent %d, want the one with the role", id, node)
 			}
 		}
+		for _, a := range reads.Ports().Cluster.Agents() {
+			if a.NotLeader != (a.NodeID != 3) || a.NotReplica != (a.NodeID == 1) {
+				t.Errorf("clients are told of %+v", a)
+			}
+		}
 		claims := c.claimed(jobs)
 		for _, session := range claims {
 			if session != claims[0] {
@@ -140,6 +145,11 @@ func TestRoles(t *testing.T) {
 		}
 		if led[1] != numShards/2 || led[2] != numShards/2 {
 			t.Errorf("without an agent for it, shards are led by %v, want half by each that is left", led)
+		}
+		for _, a := range reads.Ports().Cluster.Agents() {
+			if a.NotLeader || a.NotReplica != (a.NodeID == 1) {
+				t.Errorf("without an agent that leads, clients are told of %+v", a)
+			}
 		}
 		if again := c.claimed(jobs); len(again) != numShards || again[0] != claims[0] {
 			t.Errorf("claims become %v, were %v", again, claims)

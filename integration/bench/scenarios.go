@@ -37,6 +37,7 @@ var groups = []group{
 	{"catchup", true, catchup},
 	{"replay", true, replays},
 	{"etcd", true, etcdSize},
+	{"metadata", true, metadataCost},
 }
 
 // devKiB: floe dev on the disk, against raw files on the same disk.
