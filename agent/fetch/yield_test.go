@@ -154,7 +154,7 @@ func TestATurnEndsWithItsContext(t *testing.T) {
 		if waited := time.Since(start); waited != time.Millisecond {
 			t.Errorf("waited %v", waited)
 		}
-		if left := y.next.Sub(time.Now()); left > 10*time.Second {
+		if left := time.Until(y.next); left > 10*time.Second {
 			t.Errorf("a turn that was given up costs the next one %v", left)
 		}
 	})

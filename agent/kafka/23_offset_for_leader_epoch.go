@@ -11,8 +11,8 @@ import (
 
 // OffsetForLeaderEpoch: v2-4
 //
-// The newest epoch at or before the one asked for, and where it ended: consumers find out
-// by it that a log was truncated (KIP-320), which never happens on Floe. Both are -1
+// The newest epoch at or before the one asked for, and up to where its readers may have come: consumers find out
+// by it that a log was truncated (KIP-320), which on Floe only a recovery can do. Both are -1
 // where there is no such epoch.
 //
 //   - v3: replica id, which is of no account here; v4: flexible

@@ -479,8 +479,8 @@ func (p *play) compare() {
 			p.t.Fatalf("%s: %d bytes, want %d", tp, got, total)
 		}
 		for epoch, start := range m.epochs {
-			if e, end := s.EpochEnd(epoch - 1); start >= m.start && e >= 0 && int64(end) > start {
-				p.t.Fatalf("%s: epoch %d ends at %d, but epoch %d begins at %d", tp, epoch-1, end, epoch, start)
+			if got := shard.EpochAt(s.Epochs, tiering.Offset(start)); start >= m.start && start < int64(s.Next) && got != epoch {
+				p.t.Fatalf("%s: offset %d is of epoch %d, but epoch %d begins there", tp, start, got, epoch)
 			}
 		}
 	}

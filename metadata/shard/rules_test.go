@@ -391,13 +391,17 @@ func TestEpochEnd(t *testing.T) {
 	if e, end := s.Partition(tpA).EpochEnd(3); e != -1 || end != -1 {
 		t.Errorf("of an empty partition: %d, %d", e, end)
 	}
-	for i, epoch := range []tiering.LeaderEpoch{2, 5, 6} {
+	const recovered = 6 + shard.RecoveryJump
+	for i, epoch := range []tiering.LeaderEpoch{2, 5, 6, recovered, recovered + 1} {
 		commit(t, s, epoch, 0, func(d *shard.Draft) { submit(t, d, submission(uint64(i+1), part(tpA, plain(10)))) })
 	}
 	for _, tc := range []struct {
 		ask, epoch tiering.LeaderEpoch
 		end        tiering.Offset
-	}{{-1, -1, -1}, {1, 1, 0}, {2, 2, 10}, {4, 2, 10}, {5, 5, 20}, {6, 6, 30}, {9, 6, 30}} {
+	}{
+		{-1, -1, -1}, {1, 1, 30}, {2, 2, 30}, {4, 2, 30}, {5, 5, 30}, {6, 6, 30}, {9, 6, 30}, // a recovery gave what follows to others
+		{recovered, recovered, 50}, {recovered + 1, recovered + 1, 50}, {recovered + 9, recovered + 1, 50},
+	} {
 		if e, end := s.Partition(tpA).EpochEnd(tc.ask); e != tc.epoch || end != tc.end {
 			t.Errorf("epoch %d ends at %d of %d, want %d of %d", tc.ask, end, e, tc.end, tc.epoch)
 		}

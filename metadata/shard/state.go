@@ -230,21 +230,37 @@ func (p *Partition) LastEpoch() tiering.LeaderEpoch {
 	return p.Epochs[len(p.Epochs)-1].Epoch
 }
 
-// EpochEnd answers OffsetForLeaderEpoch (KIP-101, KIP-279): the largest epoch not above
-// the one asked for, and the offset after its last record. An epoch before all that are
-// left gets itself and the start of the first one left, as in Kafka: its records are
-// gone, but that is no divergence. Epoch -1 and offset -1 if nothing is known.
+// RecoveryJump is how far a recovery moves a shard's epoch above all that were seen before; see
+// repair/recovery. No partition sees as many leaders between two of its records: agents that come
+// and go every 15 seconds make 6,000 changes a day.
+const RecoveryJump = 1_000_000
+
+// EpochEnd answers OffsetForLeaderEpoch (KIP-101, KIP-279): the largest epoch not above the one
+// asked for, itself if it is older than all that are left, and up to where a reader that was in it
+// may have come without having read what is not there any more. Epoch -1 and offset -1 if nothing
+// is known.
+//
+// In Kafka that is the epoch's own end, since the next leader may lack what comes behind. Here a
+// new leader has all that was committed, so what one epoch left goes on in the next, and only a
+// recovery may have lost records and given their offsets to others. Nor is the epoch's own end of
+// use to clients that count only records they hand out (franz-go): behind a marker or aborted
+// records of a new epoch they would take it for a loss.
 func (p *Partition) EpochEnd(epoch tiering.LeaderEpoch) (tiering.LeaderEpoch, tiering.Offset) {
-	i := sort.Search(len(p.Epochs), func(i int) bool { return p.Epochs[i].Epoch > epoch })
-	switch {
-	case epoch < 0 || len(p.Epochs) == 0:
+	if epoch < 0 || len(p.Epochs) == 0 {
 		return -1, -1
-	case i == 0:
-		return epoch, p.Epochs[0].Start
-	case i == len(p.Epochs):
-		return p.Epochs[i-1].Epoch, p.Next
 	}
-	return p.Epochs[i-1].Epoch, p.Epochs[i].Start
+	i := sort.Search(len(p.Epochs), func(i int) bool { return p.Epochs[i].Epoch > epoch })
+	if i > 0 {
+		epoch = p.Epochs[i-1].Epoch
+	}
+	last := epoch
+	for _, next := range p.Epochs[i:] {
+		if next.Epoch-last >= RecoveryJump {
+			return epoch, next.Start
+		}
+		last = next.Epoch
+	}
+	return epoch, p.Next
 }
 
 func (s *State) mutable(tp tiering.TopicPartition) *Partition {

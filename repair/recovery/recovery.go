@@ -54,9 +54,9 @@ const (
 	// not told; larger wastes numbers that last for a thousand years.
 	jump = 1000
 	// epochJump is how far epochs go above what was seen. Smaller: a shard that changes hands without a
-	// record tells the bucket nothing, and agents that come and go every 15 seconds make 6,000
-	// changes a day. Larger: after 2,000 recoveries 31 bits are used up.
-	epochJump = 1_000_000
+	// record tells the bucket nothing, and consumers could not tell the recovery from a new leader.
+	// Larger: after 2,000 recoveries 31 bits are used up.
+	epochJump = shard.RecoveryJump
 	// producerIDJump is how far producer ids go above what was seen: ids are handed out in
 	// blocks, and the catalogue's copy knows the last block of the time it was made. Smaller
 	// could hand one out twice; larger is of no use.
