@@ -392,7 +392,7 @@ func TestMisuse(t *testing.T) {
 }
 
 func TestPayload(t *testing.T) {
-	for _, n := range []int{MinSize, MinSize + 1, 100, 1 << 16} {
+	for _, n := range []int{MinSize, MinSize + 1, MinSize + 8, MinSize + 9, 63, 100, 1 << 16} {
 		b := Payload(7, n)
 		if v, err := decode(b); len(b) != n || v != 7 || err != nil {
 			t.Errorf("a record of %d bytes: %d bytes, value %d, %v", n, len(b), v, err)

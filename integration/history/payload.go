@@ -1,7 +1,6 @@
 package history
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
 )
@@ -55,12 +54,26 @@ func decode(b []byte) (Value, error) {
 	if int64(size) != int64(len(b)) {
 		return v, fmt.Errorf("value %d has %d bytes and was sent with %d", v, len(b), size)
 	}
-	if want := Payload(v, len(b)); !bytes.Equal(b, want) {
-		at := 0
-		for b[at] == want[at] {
-			at++
-		}
+	if at := differs(v, b); at < len(b) {
 		return v, fmt.Errorf("value %d differs from what was sent at byte %d of %d", v, at, len(b))
 	}
 	return v, nil
+}
+
+// differs returns the first byte of the filler that is not that of Payload; len(b) if all are.
+func differs(v Value, b []byte) int {
+	at, x := MinSize, uint64(v)
+	for ; at+8 <= len(b); at += 8 {
+		if x = mix(x); binary.BigEndian.Uint64(b[at:]) != x {
+			break
+		}
+	}
+	want := binary.BigEndian.AppendUint64(nil, either(at+8 <= len(b), x, mix(x)))
+	for i := 0; i < 8 && at < len(b); i++ {
+		if b[at] != want[i] {
+			return at
+		}
+		at++
+	}
+	return at
 }

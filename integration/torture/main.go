@@ -61,7 +61,7 @@ func parse() options {
 	flag.DurationVar(&o.outage, "outage", 30*time.Second, "how long the scenario's store and etcd are down")
 	flag.IntVar(&o.repeat, "repeat", 5, "how often the scenario loses each of the others")
 	flag.BoolVar(&o.untilCaught, "until-caught", false, "stop at the first violation; exit code 3")
-	flag.BoolVar(&o.slow, "slow", false, "do not ask for a minimal load")
+	flag.BoolVar(&o.slow, "slow", false, "do not ask for a minimal load, and give clients three times as long to come to the ends")
 	flag.Parse()
 	if o.seed == 0 {
 		o.seed = uint64(time.Now().UnixNano()) % 1_000_000

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -28,7 +29,7 @@ func (l *Load) startFollowers() {
 			at := map[int32]int64{}
 			for l.read.Err() == nil {
 				life, cancel := context.WithTimeout(l.read, 2*l.lifetime(r))
-				l.follow(life, l.read, f.topic, f.level, rack, at)
+				l.follow(life, l.read, f.topic, f.level, rack, at, seeing(r)...)
 				cancel()
 				for p := range at { // the next one sees some records again
 					at[p] = max(0, at[p]-r.Int64N(500))
@@ -40,11 +41,10 @@ func (l *Load) startFollowers() {
 
 // follow reads all partitions of a topic from at on, or from their start, until life ends,
 // and leaves in at where it was.
-func (l *Load) follow(life, all context.Context, topic, level, rack string, at map[int32]int64) {
+func (l *Load) follow(life, all context.Context, topic, level, rack string, at map[int32]int64, opts ...kgo.Opt) {
 	if at == nil {
 		at = map[int32]int64{}
 	}
-	opts := []kgo.Opt{}
 	if rack != "" {
 		opts = append(opts, kgo.Rack(rack))
 	}
@@ -80,15 +80,22 @@ func (l *Load) assign(kind, topic, known string, level history.Isolation, at map
 	return c
 }
 
-// reading is the options of a consumer of a level. It is given markers as well: franz-go takes
-// the epoch of its position from the last record that it returns, and where it passes over a
-// marker of a newer epoch, it would take the end of the older one for lost records (KIP-320).
+// reading is the options of a consumer of a level.
 func reading(level history.Isolation) []kgo.Opt {
-	opts := []kgo.Opt{kgo.KeepControlRecords(), kgo.FetchMaxBytes(16 << 20), kgo.FetchMaxPartitionBytes(4 << 20)}
+	opts := []kgo.Opt{kgo.FetchMaxBytes(16 << 20), kgo.FetchMaxPartitionBytes(4 << 20)}
 	if level == history.Committed {
 		opts = append(opts, kgo.FetchIsolationLevel(kgo.ReadCommitted()))
 	}
 	return opts
+}
+
+// seeing has half of the consumers given markers as well. To the others' positions neither markers nor the
+// epochs that begin with one are known, which Floe's answers must not make a loss of records (KIP-320).
+func seeing(r *rand.Rand) []kgo.Opt {
+	if r.IntN(2) == 0 {
+		return []kgo.Opt{kgo.KeepControlRecords()}
+	}
+	return nil
 }
 
 // pollMax bounds the records of one poll, so that one event of the history stays small.
@@ -205,7 +212,7 @@ func (l *Load) readTopic(ctx context.Context, topic string) error {
 
 func (l *Load) readWhole(ctx context.Context, topic, level string, end map[int32]int64) error {
 	next := map[int32]int64{}
-	c := l.assign("reader-"+level, topic, topic, isolationOf(level), nil)
+	c := l.assign("reader-"+level, topic, topic, isolationOf(level), nil, kgo.KeepControlRecords()) // what is last may be a marker
 	defer c.Close()
 	behind := func() (left []string) {
 		for _, p := range l.all() {

@@ -19,7 +19,7 @@ const processors = 2
 func (l *Load) startProcessors() {
 	for i, g := range []*group{
 		{name: "torture-process", topics: []string{topicIn}, judged: true, opts: []kgo.Opt{kgo.Balancers(kgo.CooperativeStickyBalancer())}},
-		{name: "torture-process-next", topics: []string{topicIn}, judged: true, opts: []kgo.Opt{kgo.Balancers(kgo.StickyBalancer()), kgo.ServerSideBalancer()}, serverSide: true},
+		{name: "torture-process-next", topics: []string{topicIn}, judged: true, opts: []kgo.Opt{kgo.Balancers(kgo.StickyBalancer()), kgo.ServerSideBalancer()}},
 	} {
 		l.processing = append(l.processing, g)
 		for m := range processors {
@@ -47,6 +47,7 @@ func (l *Load) process(life context.Context, g *group, n int, r *rand.Rand) erro
 	opts := append(l.options(m.c), m.options()...)
 	opts = append(opts, producing()...)
 	opts = append(opts, reading(history.Committed)...)
+	opts = append(opts, seeing(r)...)
 	opts = append(opts, g.opts...)
 	opts = append(opts, kgo.TransactionalID(fmt.Sprintf("%s-%d", g.name, n)), kgo.TransactionTimeout(txnTimeout))
 	s, err := kgo.NewGroupTransactSession(opts...)

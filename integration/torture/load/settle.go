@@ -119,7 +119,7 @@ func (l *Load) awaitGroup(ctx context.Context, g *group) {
 		if now := g.last.Load(); now != last {
 			last, since, told = now, time.Now(), false
 		}
-		if quiet := time.Since(since); quiet > l.cfg.StuckLimit && !told && g.mustProgress() {
+		if quiet := time.Since(since); quiet > l.cfg.StuckLimit && !told {
 			l.rec.Anomaly(check.Stuck, g.name, "no member has committed anything for %v after all was healed; behind: %s", quiet.Round(time.Second), behind)
 			told = true
 		}

@@ -57,7 +57,7 @@ func (l *Load) transact(id int, end time.Time, r *rand.Rand) {
 	w := &writer{l: l, r: r}
 	w.c = l.producer("transactional", kgo.TransactionalID(fmt.Sprintf("torture-%d", id)), kgo.TransactionTimeout(txnTimeout))
 	at := map[int32]int64{}
-	w.in = l.assign("in-transaction", topicTxn, topicTxn, history.Committed, at)
+	w.in = l.assign("in-transaction", topicTxn, topicTxn, history.Committed, at, seeing(r)...)
 	defer w.in.crash()
 	crashes := r.IntN(3) == 0
 	for l.write.Err() == nil && time.Now().Before(end) {

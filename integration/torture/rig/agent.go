@@ -48,6 +48,7 @@ func fast() []string {
 		"--merge-age", "500ms", "--merge-target", "1MiB", "--manifest-extents", "16", "--jobs-rate", "24MiB",
 		"--clean-interval", "500ms", "--clean-min-bytes", "0B", "--clean-memory", "1MiB",
 		"--retention-check-interval", "500ms", "--gc-interval", "2s", "--gc-grace", "2s",
+		"--consumer-session-timeout", "10s", "--consumer-heartbeat-interval", "1s",
 	}
 }
 
