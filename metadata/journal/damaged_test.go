@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/floelog/floe/metadata"
 	"github.com/floelog/floe/metadata/shard"
 )
 
@@ -87,5 +88,51 @@ func TestRecordsAreWrittenInTheClustersVersion(t *testing.T) {
 		if a, b := w.get(keys.JournalRecord(0, 1)).Value[0], w.get(keys.JournalRecord(0, 2)).Value[0]; a != 3 || b != 4 {
 			t.Errorf("written in versions %d and %d, want 3 and 4", a, b)
 		}
+	})
+}
+
+// An agent that has a record goes on when it is damaged later, and takes the shard over: its next snapshot mends it.
+func TestARecordThatIsDamagedLaterStopsNobodyWhoHasIt(t *testing.T) {
+	bubble(t, 1, func(w *world) {
+		a := w.start(1)
+		b := w.start(2)
+		l := a.acquire(0)
+		w.must(l, 1)
+		w.must(l, 2)
+		synctest.Wait()
+		w.put(keys.JournalRecord(0, 1), []byte{4, 0})
+		if err := l.Release(w.ctx); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if got := b.set.View(0); got.Seq() != 2 || got.Err() != nil {
+			t.Errorf("the view is at record %d, stopped by %v", got.Seq(), got.Err())
+		}
+		w.must(b.acquire(0), 3)
+		if got := b.set.View(0); got.Seq() != 3 || got.Err() != nil {
+			t.Errorf("the view is at record %d, stopped by %v", got.Seq(), got.Err())
+		}
+	})
+}
+
+// A store that is restored to what it was before the damaged record has nothing that keeps the shard.
+func TestAShardWhoseDamagedRecordIsGoneIsTakenOver(t *testing.T) {
+	bubble(t, 1, func(w *world) {
+		a := w.start(1)
+		l := a.acquire(0)
+		w.must(l, 1)
+		head := w.get(keys.Head(0)).Value
+		if err := l.Release(w.ctx); err != nil {
+			t.Fatal(err)
+		}
+		w.put(keys.JournalRecord(0, 2), []byte{4, 0})
+		synctest.Wait()
+		if a.set.View(0).Err() == nil {
+			t.Fatal("the view goes on")
+		}
+		if _, err := w.admin.Txn(w.ctx, metadata.Txn{Then: []metadata.Op{metadata.Delete(keys.JournalRecord(0, 2)), metadata.Put(keys.Head(0), head)}}); err != nil {
+			t.Fatal(err)
+		}
+		w.must(a.acquire(0), 2)
 	})
 }

@@ -62,12 +62,15 @@ func (s *Set) read(ctx context.Context, from, end string, first tiering.ShardID,
 			id := first + tiering.ShardID(i)
 			work.Go(func() error {
 				err := s.applyFound(limited, id, found[id], seq, revision)
+				var stop *damagedError
 				switch {
-				case errors.Is(err, errDamaged):
-					s.stopView(id, err)
+				case errors.As(err, &stop):
+					s.stopView(id, stop)
 					return nil
 				case errors.Is(err, objstore.ErrNotFound):
 					gone[i], err = err, nil
+				case err == nil:
+					s.views[id].resume()
 				}
 				return err
 			})
@@ -179,8 +182,12 @@ func (s *Set) applyFound(ctx context.Context, id tiering.ShardID, f *keyspace, b
 		}
 	}
 	for _, kv := range f.records {
+		k, err := s.cfg.Keys.ParseShardKey(kv.Key)
+		if err != nil {
+			return err
+		}
 		// Everything was read at one revision, so records that are missing are lost.
-		if err := s.applyRecord(id, kv); errors.Is(err, errGap) {
+		if err := s.applyRecord(id, k.Seq, kv); errors.Is(err, errGap) {
 			return fmt.Errorf("%w: %w", shard.ErrCorrupt, err)
 		} else if err != nil {
 			return err
@@ -206,7 +213,7 @@ func (s *Set) loadSnapshot(ctx context.Context, id tiering.ShardID, p snapshotVa
 	}
 	st, err := shard.DecodeSnapshot(b)
 	if errors.Is(err, shard.ErrVersion) {
-		return fmt.Errorf("shard %d: %w: snapshot %s: %w", id, errDamaged, p.Key, err)
+		return &damagedError{p.Seq, fmt.Errorf("shard %d: snapshot %s: %w", id, p.Key, err)}
 	}
 	if err == nil && st.Seq != p.Seq {
 		err = fmt.Errorf("holds record %d, not %d", st.Seq, p.Seq)
@@ -222,13 +229,19 @@ func (s *Set) loadSnapshot(ctx context.Context, id tiering.ShardID, p snapshotVa
 	return nil
 }
 
-// errDamaged says that a record cannot be read: it is damaged, or of a version that this release does not know.
-// Its shard alone stands still; a record that can be read and contradicts the state ends the Set.
-var errDamaged = errors.New("a journal record cannot be read")
+// damagedError says that a record, or the snapshot up to it, cannot be read: it is damaged, or of a version that this
+// release does not know. Its shard alone stands still; a record that can be read and contradicts the state ends the Set.
+type damagedError struct {
+	seq uint64
+	err error
+}
+
+func (e *damagedError) Error() string { return "a journal record cannot be read: " + e.err.Error() }
+func (e *damagedError) Unwrap() error { return e.err }
 
 // stopView lets a shard's view stand still.
-func (s *Set) stopView(id tiering.ShardID, why error) {
-	if s.views[id].stop(why) {
+func (s *Set) stopView(id tiering.ShardID, why *damagedError) {
+	if s.views[id].stop(why.seq, why) {
 		s.parts.Log.Error("a shard stands still here: the next record of its journal cannot be applied", "shard", id, "err", why,
 			"remedy", "if an agent leads the shard, its next snapshot passes over the record; otherwise see floe fsck and floe recover")
 	}
@@ -237,10 +250,15 @@ func (s *Set) stopView(id tiering.ShardID, why error) {
 // errGap says that records are missing before one that arrived.
 var errGap = errors.New("journal records are missing")
 
-func (s *Set) applyRecord(id tiering.ShardID, kv metadata.KV) error {
+// applyRecord applies a record, unless the view has it. One that it has may have been damaged since: that concerns
+// those who have not.
+func (s *Set) applyRecord(id tiering.ShardID, seq uint64, kv metadata.KV) error {
 	r, err := shard.DecodeRecord(kv.Value)
-	if err != nil {
-		return fmt.Errorf("shard %d: %w: %s: %w", id, errDamaged, kv.Key, err)
+	switch {
+	case err != nil && seq <= s.views[id].Seq():
+		return nil
+	case err != nil:
+		return &damagedError{seq, fmt.Errorf("shard %d: %s: %w", id, kv.Key, err)}
 	}
 	if key := s.cfg.Keys.JournalRecord(id, r.Seq); key != kv.Key {
 		return fmt.Errorf("shard %d: %w: key %q holds record %d", id, shard.ErrCorrupt, kv.Key, r.Seq)
@@ -325,7 +343,8 @@ func (s *Set) event(ctx context.Context, ev metadata.Event) error {
 		if v := s.views[k.Shard]; v.Err() != nil && k.Seq > v.Seq()+1 {
 			return nil // reconcile looks again from time to time
 		}
-		if err := s.applyRecord(k.Shard, ev.KV); errors.Is(err, errGap) || errors.Is(err, errDamaged) { // on its way here, perhaps
+		var damaged *damagedError
+		if err := s.applyRecord(k.Shard, k.Seq, ev.KV); errors.Is(err, errGap) || errors.As(err, &damaged) { // on its way here, perhaps
 			return s.reload(ctx, k.Shard)
 		} else if err != nil {
 			return err

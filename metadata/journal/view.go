@@ -58,14 +58,26 @@ func (v *View) Err() error {
 	return v.stopped
 }
 
-// stop notes why the view stands still, and reports whether it did not before.
-func (v *View) stop(why error) bool {
+// stop notes why the view stands still before record seq, unless it has come so far meanwhile, and reports whether
+// it did not before.
+func (v *View) stop(seq uint64, why error) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if v.state.Seq >= seq {
+		return false
+	}
 	first := v.stopped == nil
 	v.stopped = why
 	v.signalLocked()
 	return first
+}
+
+// resume notes that nothing keeps the view: all that the store holds could be read, as when it was restored to
+// what it was before a record was damaged.
+func (v *View) resume() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.stopped = nil
 }
 
 // Wait returns when the view has applied record seq, or when it stands still before it, with Err.
