@@ -2,6 +2,7 @@ package fetch
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,20 +23,23 @@ func (p *plant) run(t *testing.T, readers int, length time.Duration) (took time.
 	ctx, cancel := context.WithTimeout(t.Context(), length)
 	defer cancel()
 	const one = 1 << 20
+	var mu sync.Mutex
 	var window [10]int // bytes read in each of the last hundredths
 	var total, commits int
 	var sum time.Duration
 	start := time.Now()
-	slot := func() *int { return &window[int(time.Since(start)/(10*time.Millisecond))%len(window)] }
+	slot := func() int { return int(time.Since(start)/(10*time.Millisecond)) % len(window) }
 	done := make(chan struct{})
 	for range readers {
 		go func() {
 			defer func() { done <- struct{}{} }()
 			for ctx.Err() == nil && p.y.turn(ctx, one) {
-				*slot() += one
+				mu.Lock()
+				window[slot()] += one
 				if time.Since(start) > length/2 {
 					total += one
 				}
+				mu.Unlock()
 				p.y.got(one, one)
 				time.Sleep(10 * time.Millisecond) // 400 MiB/s, four of them
 			}
@@ -43,13 +47,15 @@ func (p *plant) run(t *testing.T, readers int, length time.Duration) (took time.
 	}
 	last := -1
 	for ctx.Err() == nil {
-		if i := int(time.Since(start)/(10*time.Millisecond)) % len(window); i != last {
+		read := 0
+		mu.Lock()
+		if i := slot(); i != last {
 			window[i], last = 0, i
 		}
-		read := 0
 		for _, n := range window {
 			read += n
 		}
+		mu.Unlock()
 		d := p.base
 		if over := float64(read)*10/p.bears - 1; over > 0 {
 			d += time.Duration(over * float64(p.base))
