@@ -42,7 +42,7 @@ const (
 	stuckAfter = 2 * time.Second
 )
 
-// ErrUnavailable says that the store fails whatever it is asked, and that the request was not made.
+// ErrUnavailable says that the store fails whatever it is asked, and that the request was not made, or had no answer.
 var ErrUnavailable = errors.New("object store is not available")
 
 // gate bounds the requests of one kind that are under way, by how the store takes them
@@ -54,6 +54,7 @@ var ErrUnavailable = errors.New("object store is not available")
 //  3. A success of a closed gate's request opens it for all that wait, as far as the limit goes.
 type gate struct {
 	station *weather.Station
+	now     func() time.Time
 
 	mu        sync.Mutex // guards the following
 	rng       *rand.Rand
@@ -86,27 +87,29 @@ type underWay struct {
 }
 
 func newGate(slow time.Duration, rng *rand.Rand) *gate {
-	return &gate{station: weather.NewStation(slow, time.Now), rng: rng, limit: maxLimit, good: maxLimit, underWay: map[int]underWay{}}
+	return &gate{station: weather.NewStation(slow, time.Now), now: time.Now, rng: rng, limit: maxLimit, good: maxLimit, underWay: map[int]underWay{}}
 }
 
 // enter waits until a request may be made, for at most patience if the gate is closed; 0 is no
 // bound. Who has passed must leave.
 func (g *gate) enter(ctx context.Context, patience time.Duration) (pass, error) {
 	g.mu.Lock()
-	if len(g.waiting) == 0 && g.openLocked() {
-		p := g.passLocked()
+	now := g.now()
+	if len(g.waiting) == 0 && g.openLocked(now) {
+		p := g.passLocked(now)
 		g.mu.Unlock()
 		return p, nil
 	}
 	turn := make(chan pass, 1)
 	g.waiting = append(g.waiting, turn)
-	g.armLocked()
+	g.armLocked(now)
 	g.mu.Unlock()
+	var impatient *time.Timer
 	var over <-chan time.Time
 	if patience > 0 {
-		t := time.NewTimer(patience)
-		defer t.Stop()
-		over = t.C
+		impatient = time.NewTimer(patience)
+		defer impatient.Stop()
+		over = impatient.C
 	}
 	for {
 		select {
@@ -118,7 +121,7 @@ func (g *gate) enter(ctx context.Context, patience time.Duration) (pass, error) 
 			if cause, closed := g.shut(); closed {
 				return g.giveUp(turn, cause)
 			}
-			over = nil // it only is a store that is busy
+			impatient.Reset(patience) // it only is a store that is busy, so far
 		}
 	}
 }
@@ -144,9 +147,10 @@ func (g *gate) giveUp(turn chan pass, err error) (pass, error) {
 	return <-turn, nil
 }
 
-// openLocked reports whether one more request may be made now.
-func (g *gate) openLocked() bool {
-	if time.Now().Before(g.notBefore) {
+// openLocked reports whether one more request may be made now. Whoever then waits arms the timer for
+// the same time: by a later one nothing may be in the way any more, and nobody would let it pass.
+func (g *gate) openLocked(now time.Time) bool {
+	if now.Before(g.notBefore) {
 		return false
 	}
 	if g.closed {
@@ -155,8 +159,7 @@ func (g *gate) openLocked() bool {
 	return g.inFlight < int(g.limit)
 }
 
-func (g *gate) passLocked() pass {
-	now := time.Now()
+func (g *gate) passLocked(now time.Time) pass {
 	g.inFlight++
 	if g.closed {
 		g.notBefore = now.Add(g.jitterLocked(g.probe))
@@ -172,19 +175,20 @@ func (g *gate) jitterLocked(d time.Duration) time.Duration {
 
 // admitLocked lets those pass who may, in order.
 func (g *gate) admitLocked() {
-	for len(g.waiting) > 0 && g.openLocked() {
-		g.waiting[0] <- g.passLocked()
+	now := g.now()
+	for len(g.waiting) > 0 && g.openLocked(now) {
+		g.waiting[0] <- g.passLocked(now)
 		g.waiting = g.waiting[1:]
 	}
 	if len(g.waiting) == 0 {
 		g.waiting = nil
 	}
-	g.armLocked()
+	g.armLocked(now)
 }
 
 // armLocked makes the first that waits pass when nothing but time is in its way.
-func (g *gate) armLocked() {
-	d := time.Until(g.notBefore)
+func (g *gate) armLocked(now time.Time) {
+	d := g.notBefore.Sub(now)
 	if len(g.waiting) == 0 || d <= 0 {
 		return
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"sync/atomic"
 	"time"
@@ -111,22 +112,31 @@ func (r *retry) ride(ctx context.Context, k kind, size int64, try func(context.C
 		if err != nil {
 			return cmp.Or(last, err)
 		}
-		var asked atomic.Int64
-		err = r.attempt(g.begin(context.WithValue(ctx, retryAfterKey{}, &asked), p), size, try)
-		g.leave(ctx, p, err, time.Duration(asked.Load()))
+		err = r.through(ctx, g, p, size, try)
 		if err == nil || hopeless(err, &rereads) || ctx.Err() != nil {
 			return err
 		}
-		last = err
+		stuck := errors.Is(err, context.Canceled)
+		if last = err; stuck { // callers take that error for their own end
+			last = fmt.Errorf("%w: no answer, and another request had one: %v", ErrUnavailable, err)
+		}
 		if total > 0 && time.Since(start) >= total {
 			return last
 		}
-		if _, closed := g.shut(); closed || errors.Is(err, context.Canceled) {
+		if _, closed := g.shut(); closed || stuck {
 			tries = 0 // the gate has pauses of its own, and what it ended begins at once
 		} else if !r.pauseBefore(ctx, tries, err) {
 			return last
 		}
 	}
+}
+
+// through makes one attempt that has passed a gate, and leaves even if it panics.
+func (r *retry) through(ctx context.Context, g *gate, p pass, size int64, try func(context.Context) error) (err error) {
+	var asked atomic.Int64
+	err = context.Canceled // of a panic: it says nothing of the store
+	defer func() { g.leave(ctx, p, err, time.Duration(asked.Load())) }()
+	return r.attempt(g.begin(context.WithValue(ctx, retryAfterKey{}, &asked), p), size, try)
 }
 
 // hopeless reports whether trying again cannot help, even when the weather changes.

@@ -324,3 +324,63 @@ func TestAJobWaitsForABusyStore(t *testing.T) {
 		}
 	})
 }
+
+func fetching(ctx context.Context) context.Context {
+	return objstore.WithPurpose(ctx, objstore.Fetch)
+}
+
+// A read that waited for others while the store was only busy gives up, too, once it is down.
+func TestReadsBehindManyGiveUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &sky{Store: memory.New(), rule: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }}
+		w := objstore.Weatherproof(s, rng(), objstore.RetryConfig{})
+		start := time.Now()
+		var reads sync.WaitGroup
+		for range 1000 { // far more than may be under way
+			reads.Go(func() {
+				if _, err := w.GetRange(fetching(t.Context()), "k", 0, 1); err == nil {
+					t.Error("a read of a store that hangs succeeded")
+				}
+			})
+		}
+		reads.Wait()
+		if took := time.Since(start); took > 30*time.Second {
+			t.Errorf("consumers were without an answer for %v", took)
+		}
+	})
+}
+
+// What the gate gave up because it was stuck is not the caller's end.
+func TestStuckReadIsNotCanceled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		type hangs struct{}
+		var over atomic.Bool
+		s := &sky{Store: memory.New(), rule: func(ctx context.Context) error {
+			switch {
+			case ctx.Value(hangs{}) != nil:
+				<-ctx.Done()
+				return ctx.Err()
+			case over.Load():
+				return objstore.ErrNotFound // an answer
+			}
+			return errors.New("InternalError")
+		}}
+		w := objstore.Weatherproof(s, rng(), objstore.RetryConfig{})
+		stuck := make(chan error, 1)
+		go func() {
+			_, err := w.GetRange(fetching(context.WithValue(t.Context(), hangs{}, true)), "k", 0, 1)
+			stuck <- err
+		}()
+		for range 10 { // closes the gate
+			go func() { _, _ = w.GetRange(fetching(t.Context()), "k", 0, 1) }()
+		}
+		time.Sleep(9 * time.Second) // longer than a fetch is tried
+		over.Store(true)
+		if _, err := w.GetRange(fetching(t.Context()), "k", 0, 1); !errors.Is(err, objstore.ErrNotFound) {
+			t.Errorf("the store that is back: %v", err)
+		}
+		if err := <-stuck; err == nil || errors.Is(err, context.Canceled) {
+			t.Errorf("a read that was stuck: %v", err)
+		}
+	})
+}
