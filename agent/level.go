@@ -48,11 +48,15 @@ func newLevels(a *Agent, at level.Level) *levels {
 	return l
 }
 
-// fold notes the newest level. A level never falls, so one that is lower, as that of a
-// recovery that began, changes nothing.
-func (l *levels) fold(_ level.Level, changes []mirror.Change[level.Level]) level.Level {
+// fold notes the newest level, and returns the one that is stored. A level never falls, so one that is
+// lower, as that of a recovery that began or of a metadata store that was restored, changes nothing of what is
+// written: look raises it again.
+func (l *levels) fold(stored level.Level, changes []mirror.Change[level.Level]) level.Level {
 	for _, c := range changes {
-		if c.New == nil || *c.New <= l.now() {
+		if c.New == nil {
+			continue
+		}
+		if stored = *c.New; stored <= l.now() {
 			continue
 		}
 		if !c.New.Known() {
@@ -63,7 +67,14 @@ func (l *levels) fold(_ level.Level, changes []mirror.Change[level.Level]) level
 		l.a.parts.Log.Info("the cluster's format level has risen", "level", *c.New)
 		l.at.Store(int32(*c.New))
 	}
-	return l.now()
+	return stored
+}
+
+// fallen reports whether the stored level is lower than the one that is written: an older release could
+// come, and would not be able to read what is there.
+func (l *levels) fallen() bool {
+	stored := l.mirror.View().State
+	return stored >= level.First && stored < l.now()
 }
 
 // now returns the level that this agent writes at.
@@ -93,18 +104,24 @@ func (l *levels) want() level.Level {
 
 // look raises the level if all agents have read a higher one for long enough: until then
 // the release before can come back.
+//
+// A level that has fallen, with a metadata store that was restored, rises at once to what is written.
 func (l *levels) look(ctx context.Context, now time.Time) {
 	to := l.want()
-	if to <= l.now() {
+	switch {
+	case l.fallen():
+		to = l.now()
+	case to <= l.now():
 		l.since = time.Time{}
 		return
-	}
-	if l.since.IsZero() {
+	case l.since.IsZero():
 		l.since = now
 		l.a.parts.Log.Info("all agents read a higher format level", "level", l.now(), "next", to, "rises_in", l.a.cfg.FormatLevelAfter)
-	}
-	if now.Sub(l.since) < l.a.cfg.FormatLevelAfter {
-		return
+		fallthrough
+	default:
+		if now.Sub(l.since) < l.a.cfg.FormatLevelAfter {
+			return
+		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, levelEvery)
 	defer cancel()

@@ -8,6 +8,7 @@ import (
 
 	"github.com/floelog/floe/agent"
 	"github.com/floelog/floe/metadata"
+	"github.com/floelog/floe/metadata/catalogue"
 	"github.com/floelog/floe/metadata/level"
 	"github.com/floelog/floe/metadata/membership"
 )
@@ -64,6 +65,38 @@ func TestTheLevelRisesWhenTheOldReleaseHasBeenGoneForLongEnough(t *testing.T) {
 			Levels: level.Range{Min: level.First, Max: level.First}})
 		if err == nil || !strings.Contains(err.Error(), "run a release of floe that reads level 2") {
 			t.Errorf("the older release came back: %v", err)
+		}
+		n.stop()
+		<-n.ended
+		if n.err != nil {
+			t.Error(n.err)
+		}
+	})
+}
+
+// TestALevelThatFellWithItsStoreRisesAgain takes the cluster's key back to what a backup of the metadata store had,
+// while its agents live on: they write at the newer level, which no older release may join.
+func TestALevelThatFellWithItsStoreRisesAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		defer c.server.Close()
+		n := c.startWith("new", 0, c.objects, func(cfg *agent.Config, _ *agent.Parts) { cfg.FormatLevelAfter = time.Hour })
+		<-n.Ready()
+		key, store := metadata.NewKeys("t").Cluster(), c.server.Client("restore")
+		kvs, _, err := store.Get(t.Context(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		older, err := catalogue.AtLevel(kvs[0].Value, level.First)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := store.Txn(t.Context(), metadata.Txn{Then: []metadata.Op{metadata.Put(key, older)}}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		if got := levelOf(t, c); got != level.Newest {
+			t.Errorf("a minute after the restore the level is %d", got)
 		}
 		n.stop()
 		<-n.ended
