@@ -21,9 +21,9 @@ type Conn struct {
 	cancel    context.CancelFunc // ends the connection
 	stopRead  context.CancelFunc // ends reading: what is in flight is still answered
 	handshook atomic.Bool
-	answered  atomic.Bool  // a request beyond the handshake's
-	draining  atomic.Bool  // reading ends when the client falls silent
-	mutedTo   atomic.Int64 // nanoseconds since the epoch: nothing is read before
+	answered  atomic.Bool               // a request beyond the handshake's
+	draining  atomic.Bool               // reading ends when the client falls silent
+	mutedTo   atomic.Pointer[time.Time] // nothing is read before; nil: now
 
 	// guards the following
 	mu                sync.Mutex
@@ -209,24 +209,33 @@ func (r *reader) run(ctx, readCtx context.Context) *closing {
 // mute keeps the connection from being read for d from now on.
 func (c *Conn) mute(d time.Duration) {
 	if d > 0 {
-		c.mutedTo.Store(c.srv.cfg.Now().Add(min(d, MaxThrottle)).UnixNano())
+		to := c.srv.cfg.Now().Add(min(d, MaxThrottle))
+		if earlier := c.mutedTo.Load(); earlier == nil || earlier.Before(to) {
+			c.mutedTo.Store(&to)
+		}
 	}
 }
 
-// unmuted waits until the connection may be read, or ctx ends.
+// unmuted waits until the connection may be read, or ctx ends. Each pause is waited for once, for
+// MaxThrottle at most: a clock that was set back makes none longer.
 func (c *Conn) unmuted(ctx context.Context) {
-	for to := c.mutedTo.Load(); to != 0; to = c.mutedTo.Load() {
-		left := time.Unix(0, to).Sub(c.srv.cfg.Now())
-		if left <= 0 {
+	for to := c.mutedTo.Load(); to != nil; to = c.mutedTo.Load() {
+		if left := min(to.Sub(c.srv.cfg.Now()), MaxThrottle); left > 0 && !sleep(ctx, left) {
 			return
 		}
-		t := time.NewTimer(left)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
-			return
-		}
+		c.mutedTo.CompareAndSwap(to, nil)
+	}
+}
+
+// sleep reports whether d passed before ctx ended.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 
