@@ -39,7 +39,8 @@ func (p *Plan) adopt(ctx context.Context, b *bucket) error {
 	for _, s := range p.shards {
 		f, merged := levels(candidates[s.id])
 		flushes[s.id] = inOrder(f)
-		if err := a.merged(ctx, s, merged); err != nil {
+		s.merged, s.looked = merged, make([]bool, len(merged))
+		if err := a.merged(ctx, s); err != nil {
 			return err
 		}
 		if err := a.salvage(ctx, s, flushes[s.id]); err != nil {

@@ -43,16 +43,14 @@ func precedes(a, b int32) bool { return uint32(b-a)&math.MaxInt32 < 1<<30 }
 // merged takes up what merged segments prove: their batches hold the offsets that they were
 // given, in records that are lost. Batches of transactions are left: what became of those stands
 // in other records.
-func (a *adoption) merged(ctx context.Context, s *rebuilt, chunks []flush) error {
-	looked := make([]bool, len(chunks))
+func (a *adoption) merged(ctx context.Context, s *rebuilt) error {
 	for progress := true; progress; {
 		progress = false
-		for i, f := range chunks {
-			tp := f.entry.TopicPartition
-			if t := a.topics[tp.Topic]; t == nil || tp.Partition >= t.Partitions || looked[i] || f.entry.Base > s.state.Partition(tp).Next {
+		for i, f := range s.merged {
+			if !a.known(f) || s.looked[i] || f.entry.Base > s.state.Partition(f.entry.TopicPartition).Next {
 				continue
 			}
-			looked[i] = true // once: what it does not prove now it never will
+			s.looked[i] = true // once: what it does not prove now it never will
 			taken, err := a.stamped(ctx, s, f)
 			if err != nil {
 				return err
@@ -61,6 +59,24 @@ func (a *adoption) merged(ctx context.Context, s *rebuilt, chunks []flush) error
 		}
 	}
 	return nil
+}
+
+// known reports whether a chunk is of a partition that there is.
+func (a *adoption) known(f flush) bool {
+	t := a.topics[f.entry.TopicPartition.Topic]
+	return t != nil && f.entry.TopicPartition.Partition < t.Partitions
+}
+
+// proven returns the first offset from which on a merged segment may prove what a partition holds, between its
+// end and an offset that it has reached; that offset if there is none.
+func (a *adoption) proven(s *rebuilt, tp tiering.TopicPartition, to tiering.Offset) tiering.Offset {
+	from := s.state.Partition(tp).Next
+	for i, f := range s.merged {
+		if base := f.entry.Base; f.entry.TopicPartition == tp && a.known(f) && !s.looked[i] && base > from && base < to {
+			to = base
+		}
+	}
+	return to
 }
 
 // stamped takes up the batches of a chunk from the partition's end on, as far as each begins where

@@ -34,6 +34,11 @@ type rebuilt struct {
 	behind []shard.Record
 	placed map[partOf]bool
 
+	// merged are the chunks of merged segments that no state names, and looked says which of them have been read
+	// for what they prove.
+	merged []flush
+	looked []bool
+
 	report ShardReport
 }
 

@@ -154,18 +154,26 @@ func (v *salvaging) take(r shard.Record, c shard.Change) bool {
 }
 
 // reach makes a partition continue at an offset that a record proves to have been reached: by flushes that
-// fill the gap exactly, or else by a hole.
+// fill the gap exactly, or else by what merged segments prove, with holes between.
 func (v *salvaging) reach(ctx context.Context, r shard.Record, tp tiering.TopicPartition, to tiering.Offset) error {
-	from := v.s.state.Partition(tp).Next
-	if to <= from {
+	if to <= v.s.state.Partition(tp).Next {
 		return nil
 	}
 	if filled, err := v.fill(ctx, r, tp, to); filled || err != nil {
 		return err
 	}
-	v.s.state.Skip(tp, to, max(r.Epoch, v.s.state.Epoch))
-	v.s.report.Holes = append(v.s.report.Holes, Adopted{Topic: v.name(tp.Topic), Partition: tp.Partition, From: from, To: to})
-	return nil
+	for {
+		if err := v.merged(ctx, v.s); err != nil {
+			return err
+		}
+		from := v.s.state.Partition(tp).Next
+		if from >= to {
+			return nil
+		}
+		end := v.proven(v.s, tp, to)
+		v.s.state.Skip(tp, end, max(r.Epoch, v.s.state.Epoch))
+		v.s.report.Holes = append(v.s.report.Holes, Adopted{Topic: v.name(tp.Topic), Partition: tp.Partition, From: from, To: end})
+	}
 }
 
 func (a *adoption) name(id tiering.TopicID) string {

@@ -181,3 +181,34 @@ func TestRecordsOfAnOlderHistoryAreLeftOut(t *testing.T) {
 		t.Errorf("the partition ends at %d, want %d", got, before)
 	}
 }
+
+// What a merged segment proves in the middle of a gap is no hole: the flushes that it was made of may be gone.
+func TestAMergedSegmentProvesTheRestOfAGap(t *testing.T) {
+	w := loaded(t)
+	before := w.States[1].Partition(w.Partition(1)).Next
+	w.Inline(1, 2) // nowhere in the bucket
+	part := w.Produce(1, 4, nil)
+	w.Inline(1, 3) // nor this
+	w.Forget()
+	b, err := w.Objects.GetRange(t.Context(), part.Segment.Key(), int64(part.Position), int64(part.Batches[0].Length))
+	if err != nil {
+		t.Fatal(err)
+	}
+	batch.Patch(b, int64(before)+2, repairtest.Epoch)
+	merged, _ := w.Segment(1, segment.Chunk{Shard: 1, TopicPartition: w.Partition(1), Base: before + 2, Slices: [][]byte{b}})
+	if err := w.Objects.Delete(t.Context(), part.Segment.Key()); err != nil {
+		t.Fatal(err)
+	}
+	w.Produce(1, 1, nil)
+	w.Carry()
+	w.Wipe()
+	p, states := recovered(t, w)
+	r := p.Report.Shards[1]
+	if len(r.Proven) != 1 || len(r.Holes) != 2 || r.Holes[0].To != before+2 || r.Holes[1].From != before+6 || len(r.Filled)+len(r.Adopted)+r.Unapplied > 0 {
+		t.Errorf("%+v", r)
+	}
+	got := states[1].Partition(w.Partition(1))
+	if e := got.Extents[got.Find(before+3)]; e.Segment != merged || e.Base != before+2 || e.Count != 4 || got.Next != before+10 {
+		t.Errorf("what was merged is %+v, the end %d, want %d", e, got.Next, before+10)
+	}
+}
