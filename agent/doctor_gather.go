@@ -147,7 +147,7 @@ var readers = map[string]func(*totals, *dto.Metric){
 	"floe_cache_evicted_bytes_total": into(func(t *totals) *float64 { return &t.CacheEvicted }),
 	"floe_merge_failures_total":      into(func(t *totals) *float64 { return &t.JobFailures }),
 	"floe_clean_failures_total":      into(func(t *totals) *float64 { return &t.JobFailures }),
-	"floe_connections":               into(func(t *totals) *float64 { return &t.connections }),
+	"floe_connections":               func(t *totals, m *dto.Metric) { t.connections = max(t.connections, value(m)) }, // each listener has the limit
 	"process_open_fds":               into(func(t *totals) *float64 { return &t.files }),
 	"process_max_fds":                into(func(t *totals) *float64 { return &t.maxFiles }),
 	"floe_cache_disk_given_up":       into(func(t *totals) *float64 { return &t.diskGivenUp }),

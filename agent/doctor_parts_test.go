@@ -2,8 +2,12 @@ package agent
 
 import (
 	"fmt"
+	"runtime"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/floelog/floe/agent/kafka"
 	"github.com/floelog/floe/tiering"
@@ -113,5 +117,40 @@ func BenchmarkBusiestSent(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		busy.sent(batches)
+	}
+}
+
+// Client ids and groups may have 32 KiB, and thousands are kept: nothing but their beginnings may be.
+func TestLongNamesAreNotKept(t *testing.T) {
+	const names = 1000
+	heap := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	b := newBusiest()
+	before := heap()
+	for i := range names {
+		b.assigned(fmt.Sprintf("%d-%s", i, strings.Repeat("x", 32<<10)), 1)
+	}
+	if kept := int64(heap()) - int64(before); kept > names*1024 {
+		t.Errorf("%d bytes are kept of %d names", kept, names)
+	}
+	if len(b.epochs) != names {
+		t.Errorf("%d names are known", len(b.epochs))
+	}
+}
+
+// Connections are limited at each listener apart.
+func TestConnectionsOfTheFullestListener(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	open := newTraffic(reg).open
+	open.WithLabelValues("kafka").Set(40)
+	open.WithLabelValues("outside").Set(70)
+	open.WithLabelValues("inside").Set(5)
+	got, err := gatherTotals(reg)
+	if err != nil || got.connections != 70 {
+		t.Errorf("%v connections, %v: want those of the fullest listener, 70", got.connections, err)
 	}
 }

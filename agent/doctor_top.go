@@ -2,6 +2,7 @@ package agent
 
 import (
 	"math/rand/v2"
+	"strings"
 	"sync"
 
 	"github.com/floelog/floe/agent/kafka"
@@ -175,4 +176,10 @@ func (b *busiest) take() counted {
 	return counted{b.clients.take(), b.partitions.take(), b.topics.take(), b.groups.take()}
 }
 
-func clipped(name string) string { return name[:min(len(name), maxNameBytes)] }
+// clipped returns what is kept of a name; of a long one a copy, or all of it would stay in memory.
+func clipped(name string) string {
+	if len(name) <= maxNameBytes {
+		return name
+	}
+	return strings.Clone(name[:maxNameBytes])
+}
