@@ -132,11 +132,13 @@ type Parts struct {
 	Listeners   []Listener          // further ones; none without Listener
 	RPCListener net.Listener        // for other agents; nil: they reach SequenceHere by Peers
 	Peers       Peers               // nil: gRPC to the other agents' RPC addresses
-	// Jobs may put something between a simulation's agent and the journals that its jobs
-	// change; the numbers are those of the jobs' objects. nil: nothing.
+	// Clients may put something between the handlers of Kafka's requests and the agent; nil: nothing.
+	Clients func(kafka.Parts) kafka.Parts
+	// Jobs may put something between an agent and the journals that its jobs change; the
+	// numbers are those of the jobs' objects. nil: nothing.
 	Jobs func(job.Journals, job.Segments) job.Journals
-	// Machines may put something between a simulation's agent and the machines of its
-	// coordinators, "groups" and "transactions"; nil: nothing.
+	// Machines may put something between an agent and the machines of its coordinators,
+	// "groups" and "transactions"; nil: nothing.
 	Machines func(name string, load coordinator.Load) coordinator.Load
 }
 
@@ -450,7 +452,11 @@ func (a *Agent) assemble(c catalogue.Cluster) error {
 	if a.parts.Listener == nil {
 		return nil
 	}
-	handler, err := kafka.New(a.ports, kafka.Config{Settings: a.cfg.Kafka, Now: time.Now, Random: rand.Reader})
+	ports := a.ports
+	if a.parts.Clients != nil {
+		ports = a.parts.Clients(ports)
+	}
+	handler, err := kafka.New(ports, kafka.Config{Settings: a.cfg.Kafka, Now: time.Now, Random: rand.Reader})
 	if err != nil {
 		return err
 	}

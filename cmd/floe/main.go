@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/floelog/floe/cmd/floe/planted"
 	"github.com/floelog/floe/cmd/floe/settings"
 )
 
@@ -25,9 +26,11 @@ const (
 )
 
 func main() {
+	environ, plant := planted.Choose(os.Environ())
 	os.Exit(run(process{
 		args:    os.Args[1:],
-		environ: os.Environ(),
+		environ: environ,
+		plant:   plant,
 		stdout:  os.Stdout,
 		stderr:  os.Stderr,
 		newNode: newNode,
@@ -40,6 +43,7 @@ type process struct {
 	environ []string
 	stdout  io.Writer
 	stderr  io.Writer
+	plant   planted.Plant
 	newNode func(*settings.Settings, identity, parts) (node, error)
 }
 

@@ -40,6 +40,12 @@ func newNode(s *settings.Settings, id identity, p parts) (node, error) {
 	if err != nil {
 		return nil, err
 	}
+	made, err := p.plant.In(s.Cluster, agent.Parts{
+		Meta: p.meta, Objects: p.objects, Log: p.log, Registry: p.registry, Gatherer: p.registry, Listener: p.kafka, Listeners: p.further, RPCListener: p.rpc, PeerTLS: peerTLS,
+	})
+	if err != nil {
+		return nil, err
+	}
 	a, err := agent.New(agent.Config{
 		Cluster:      s.Cluster,
 		NodeID:       int32(id.nodeID),
@@ -93,9 +99,7 @@ func newNode(s *settings.Settings, id identity, p parts) (node, error) {
 
 		Doubts:       s.Doubts(),
 		Certificates: certificates(s),
-	}, agent.Parts{
-		Meta: p.meta, Objects: p.objects, Log: p.log, Registry: p.registry, Gatherer: p.registry, Listener: p.kafka, Listeners: p.further, RPCListener: p.rpc, PeerTLS: peerTLS,
-	})
+	}, made)
 	if err != nil {
 		return nil, err
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/floelog/floe/agent"
 	"github.com/floelog/floe/agent/admin"
+	"github.com/floelog/floe/cmd/floe/planted"
 	"github.com/floelog/floe/cmd/floe/settings"
 	"github.com/floelog/floe/metadata"
 	"github.com/floelog/floe/tiering/objstore"
@@ -51,6 +52,7 @@ type parts struct {
 	kafka    net.Listener
 	further  []agent.Listener // for Kafka clients
 	rpc      net.Listener
+	plant    planted.Plant
 }
 
 // member is one agent of the process with its side door.
@@ -104,7 +106,7 @@ func newMember(ctx context.Context, p process, s *settings.Settings, log *slog.L
 	if s.Agents > 1 {
 		log = log.With("agent", i+1)
 	}
-	m := &member{parts: parts{meta: meta, objects: objects, log: log, registry: reg}}
+	m := &member{parts: parts{meta: meta, objects: objects, log: log, registry: reg, plant: p.plant}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, m.closeListeners())

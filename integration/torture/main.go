@@ -40,6 +40,8 @@ type options struct {
 	repeat      int
 	untilCaught bool
 	slow        bool
+	planted     string
+	verbose     bool
 }
 
 func parse() options {
@@ -62,11 +64,22 @@ func parse() options {
 	flag.IntVar(&o.repeat, "repeat", 5, "how often the scenario loses each of the others")
 	flag.BoolVar(&o.untilCaught, "until-caught", false, "stop at the first violation; exit code 3")
 	flag.BoolVar(&o.slow, "slow", false, "do not ask for a minimal load, and give clients three times as long to come to the ends")
+	flag.StringVar(&o.planted, "planted", "", "catch these planted bugs, with -for a minute each; all: each of them (cmd/floe/planted)")
+	flag.BoolVar(&o.verbose, "v", false, "with -planted: show the faults")
 	flag.Parse()
+	if o.planted != "" && !given("for") {
+		o.length = time.Minute
+	}
 	if o.seed == 0 {
 		o.seed = uint64(time.Now().UnixNano()) % 1_000_000
 	}
 	return o
+}
+
+// given reports whether a flag is on the command line.
+func given(name string) (is bool) {
+	flag.Visit(func(f *flag.Flag) { is = is || f.Name == name })
+	return is
 }
 
 func main() {
@@ -84,6 +97,9 @@ func run(o options) error {
 	defer stop()
 	if o.check != "" {
 		return again(o.check)
+	}
+	if o.planted != "" {
+		return plantBugs(ctx, o)
 	}
 	if o.scenario != "" && o.scenario != "recovery" {
 		return fmt.Errorf("no scenario %q: the only one is recovery", o.scenario)

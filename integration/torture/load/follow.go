@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -150,6 +151,10 @@ func (l *Load) fetchError(c *client, topic string, p int32, mark string, err err
 	membership := topic == "" // it is about the group, which the client joins anew
 	if (errors.As(err, &code) && !kerr.IsRetriable(code) || errors.As(err, &loss)) && !gone && !membership {
 		l.rec.Anomaly(check.FetchError, c.name, "%s/%d: %v", topic, p, err)
+		return
+	}
+	if strings.Contains(err.Error(), "does not match calculated crc") { // the client has no other name for it
+		l.rec.Anomaly(history.Corrupt, c.name, "%s/%d: %v", topic, p, err)
 		return
 	}
 	if !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {

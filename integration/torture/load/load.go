@@ -46,7 +46,7 @@ type Config struct {
 // Default returns the load that the fleet has to bear.
 func Default() Config {
 	return Config{
-		Small: 1200, Large: 6 << 20, Partitions: 6, Crash: 25 * time.Second, Rotate: time.Minute,
+		Small: 1200, Large: 11 << 20, Partitions: 6, Crash: 25 * time.Second, Rotate: time.Minute,
 		Transaction: true, FinalLimit: 200 * time.Second, StuckLimit: 30 * time.Second,
 	}
 }

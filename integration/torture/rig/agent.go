@@ -119,7 +119,7 @@ func (c *Cluster) Twin(a *Agent) *Process {
 func (c *Cluster) process(name, path string, args []string) *Process {
 	return &Process{
 		name: name, path: path, args: args, log: filepath.Join(c.logs, name+".log"),
-		env: []string{"AWS_ACCESS_KEY_ID=" + accessKey, "AWS_SECRET_ACCESS_KEY=" + secretKey},
+		env: append([]string{"AWS_ACCESS_KEY_ID=" + accessKey, "AWS_SECRET_ACCESS_KEY=" + secretKey}, c.cfg.Env...),
 		ready: func(ctx context.Context, out *output) error {
 			select {
 			case <-out.whole:

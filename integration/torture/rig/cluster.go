@@ -50,6 +50,7 @@ type Config struct {
 	Args []string // more flags for the agents
 	Tags string   // build tags of the agents, such as that of planted bugs
 	Floe string   // the agents' binary; empty: it is built
+	Env  []string // more of the agents' environment, NAME=value
 }
 
 // Cluster is what is tortured.
