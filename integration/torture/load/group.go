@@ -2,7 +2,9 @@ package load
 
 import (
 	"context"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -59,6 +61,9 @@ type member struct {
 	l *Load
 	g *group
 	c *client
+	// untold is of members in transactions: from one revocation to the end of the transaction, franz-go tells
+	// their callbacks of no other.
+	untold bool
 
 	mu    sync.Mutex // guards the following
 	holds map[history.Partition]bool
@@ -118,7 +123,7 @@ func (m *member) options() []kgo.Opt {
 	}
 }
 
-// assigned records all that the member has in its generation, and begins the questions for
+// assigned records all that the member has in its generation, as far as that is known, and begins the questions for
 // the offsets of what is new, which the client asks for next.
 func (m *member) assigned(c *kgo.Client, added map[string][]int32) {
 	_, gen := c.GroupMetadata()
@@ -131,7 +136,11 @@ func (m *member) assigned(c *kgo.Client, added map[string][]int32) {
 			news = append(news, m.l.part(topic, p))
 		}
 	}
-	for part := range m.holds {
+	has := news
+	if !m.untold {
+		has = slices.Collect(maps.Keys(m.holds))
+	}
+	for _, part := range has {
 		m.l.rec.Add(check.Event{Op: check.OpOwns, Who: m.c.name, Group: m.g.name, Part: part, A: int64(gen)})
 	}
 	for _, part := range news {

@@ -40,7 +40,7 @@ func (l *Load) startProcessors() {
 
 // process is one life of a member that copies what it reads to another topic.
 func (l *Load) process(life context.Context, g *group, n int, r *rand.Rand) error {
-	m := &member{l: l, g: g, holds: map[history.Partition]bool{}, asked: map[history.Partition]uint64{}}
+	m := &member{l: l, g: g, untold: true, holds: map[history.Partition]bool{}, asked: map[history.Partition]uint64{}}
 	m.c = l.newClient(g.name)
 	// Sessions abort what a rebalance interrupts. To block rebalances as other members do would hang: the
 	// end of a transaction waits for a heartbeat, and that for the member's consent to a rebalance.
