@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/floelog/floe/metadata/shard"
+	"github.com/floelog/floe/protocol/batch"
 	"github.com/floelog/floe/tiering"
 	"github.com/floelog/floe/tiering/segment"
 )
@@ -127,6 +128,12 @@ func (v *salvaging) change(ctx context.Context, r shard.Record, c shard.Change) 
 		if len(c.Extents) == 0 {
 			return true, nil
 		}
+		if c.Extents[0].Base < next { // or a part of it has been proved
+			c.Extents = slices.Clone(c.Extents)
+			if c.Extents[0], err = v.from(ctx, c.Extents[0], next); err != nil {
+				return false, err
+			}
+		}
 		c.Base = c.Extents[0].Base
 		c.Producers = slices.DeleteFunc(slices.Clone(c.Producers), func(p shard.ProducerAppend) bool { return p.Base < c.Base })
 		return v.take(r, c), nil
@@ -140,6 +147,41 @@ func (v *salvaging) change(ctx context.Context, r shard.Record, c shard.Change) 
 		err = v.reach(ctx, r, c.Partition, c.Manifest.End())
 	}
 	return err == nil && v.take(r, c), err
+}
+
+// from returns the part of an extent that begins at an offset; the extent as it is, which cannot be taken, if no
+// batch of it begins there or it cannot be read.
+func (v *salvaging) from(ctx context.Context, e tiering.Extent, at tiering.Offset) (tiering.Extent, error) {
+	b := e.Inline
+	if !e.IsInline() {
+		var err error
+		b, err = v.plan.cfg.Objects.GetRange(ctx, e.Segment.Key(), int64(e.Position), int64(e.Length))
+		if unreadable(err) {
+			return e, nil
+		} else if err != nil {
+			return e, fmt.Errorf("reading %s: %w", e.Segment.Key(), err)
+		}
+	}
+	out, rest := e, b
+	for out.Base < at {
+		x, after, err := batch.Next(rest)
+		if err != nil {
+			return e, nil //nolint:nilerr // what cannot be read is not taken
+		}
+		n := int64(x.LastOffsetDelta()) + 1
+		out.Base, out.Count, rest = out.Base+tiering.Offset(n), out.Count-n, after
+	}
+	if out.Base != at || out.Count <= 0 {
+		return e, nil
+	}
+	passed := len(b) - len(rest)
+	out.Length -= int32(passed)
+	if e.IsInline() {
+		out.Inline = slices.Clone(rest)
+	} else {
+		out.Position += tiering.Position(passed)
+	}
+	return out, nil
 }
 
 // take applies a change on its own.

@@ -212,3 +212,44 @@ func TestAMergedSegmentProvesTheRestOfAGap(t *testing.T) {
 		t.Errorf("what was merged is %+v, the end %d, want %d", e, got.Next, before+10)
 	}
 }
+
+// A merged segment may prove the first batches of an extent only, those before a transaction's: the others keep their
+// offsets as well.
+func TestAnExtentThatIsProvedInPartKeepsTheRest(t *testing.T) {
+	for _, inline := range []bool{false, true} {
+		w := loaded(t)
+		before := w.States[1].Partition(w.Partition(1)).Next
+		w.Inline(1, 2)
+		w.Forget()
+		plain, other := w.Batch(3, nil, 0), w.Batch(4, nil, 0)
+		part := shard.Part{Partition: w.Partition(1), Batches: []shard.Batch{
+			{Length: int32(len(plain)), Count: 3, MaxTimestamp: 1_002, ProducerID: -1, ProducerEpoch: -1, FirstSeq: -1},
+			{Length: int32(len(other)), Count: 4, MaxTimestamp: 1_003, ProducerID: -1, ProducerEpoch: -1, FirstSeq: -1}}}
+		if inline {
+			part.Inline = append(bytes.Clone(plain), other...)
+		} else {
+			id, entries := w.Segment(0, segment.Chunk{Shard: 1, TopicPartition: w.Partition(1), Slices: [][]byte{plain, other}})
+			part.Segment, part.Position = id, entries[0].Position
+		}
+		w.Submit(1, part)
+		batch.Patch(plain, int64(before)+2, repairtest.Epoch)
+		merged := append(w.Batch(2, nil, before), plain...)
+		w.Segment(1, segment.Chunk{Shard: 1, TopicPartition: w.Partition(1), Base: before, Slices: [][]byte{merged}})
+		w.Produce(1, 1, nil)
+		w.Carry()
+		w.Wipe()
+		p, states := recovered(t, w)
+		r := p.Report.Shards[1]
+		if len(r.Proven) != 1 || len(r.Holes)+len(r.Filled)+len(r.Adopted)+r.Unapplied > 0 {
+			t.Errorf("inline %v: %+v", inline, r)
+		}
+		got := states[1].Partition(w.Partition(1))
+		e := got.Extents[got.Find(before+6)]
+		if e.Base != before+5 || e.Count != 4 || int(e.Length) != len(other) || got.Next != before+10 {
+			t.Errorf("inline %v: the rest is %+v, the end %d, want %d", inline, e, got.Next, before+10)
+		}
+		if inline && !bytes.Equal(e.Inline, other) || !inline && e.Position != part.Position+tiering.Position(len(plain)) {
+			t.Errorf("inline %v: the rest is at %d with %d bytes", inline, e.Position, len(e.Inline))
+		}
+	}
+}
