@@ -1,12 +1,16 @@
 package fetch_test
 
 import (
+	"context"
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/floelog/floe/agent/fetch"
 	"github.com/floelog/floe/tiering"
+	"github.com/floelog/floe/tiering/objstore"
 )
 
 // A store that answers with the bytes of another place: their checksums are right.
@@ -58,6 +62,29 @@ func TestBytesOfAnotherPlaceAreReadAgain(t *testing.T) {
 				}
 				if gets != 2 {
 					t.Errorf("%d GETs, want one more than the bad one", gets)
+				}
+			})
+		})
+	}
+}
+
+// However the store fails, it is the store that a consumer hears of, not another leader.
+func TestStoreThatFails(t *testing.T) {
+	for name, err := range map[string]error{
+		"no answer in time": fmt.Errorf("get: %w", context.DeadlineExceeded),
+		"not available":     objstore.ErrUnavailable,
+		"an error":          errors.New("InternalError"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			withLog(t, func(l *log) {
+				l.append(0, false, encode(t, rec{"a", 1}))
+				l.fails = err
+				if got := askOne(l, 0); got != "KAFKA_STORAGE_ERROR" {
+					t.Errorf("got %q", got)
+				}
+				l.fails = nil
+				if got := askOne(l, 0); got != "0=a " {
+					t.Errorf("once it is back: %q", got)
 				}
 			})
 		})

@@ -246,12 +246,11 @@ func (r *Reader) sync(ctx context.Context, id tiering.ShardID) error {
 	return r.views.Sync(ctx, id)
 }
 
-// codeOf says what a consumer hears of records that could not be read. Both codes make it
-// try again.
-func codeOf(err error) int16 {
-	switch {
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), errors.Is(err, cache.ErrClosed):
-		return kerr.NotLeaderForPartition.Code
+// codeOf says what a consumer hears of records that could not be read, by a request's context. Both
+// codes make it try again.
+func codeOf(ctx context.Context, err error) int16 {
+	if ctx.Err() != nil || errors.Is(err, context.Canceled) || errors.Is(err, cache.ErrClosed) {
+		return kerr.NotLeaderForPartition.Code // this agent is about to end
 	}
 	return kerr.KafkaStorageError.Code
 }

@@ -44,6 +44,7 @@ type log struct {
 	gone      func(key string)             // called when an object that is read is not there
 	spoil     func(offset int64, b []byte) // changes what the store answers
 	before    func(key string)             // called before each read of the object store
+	fails     error                        // what the store fails each read with
 	read      atomic.Int64                 // bytes that were asked of the cache
 	cold      atomic.Int64                 // reads that were asked of it for lagging readers
 }
@@ -72,6 +73,9 @@ func (w watched) GetRange(ctx context.Context, key string, offset, length int64)
 	if w.l.before != nil {
 		w.l.before(key)
 	}
+	if w.l.fails != nil {
+		return nil, w.l.fails
+	}
 	b, err := w.Store.GetRange(ctx, key, offset, length)
 	if w.l.spoil != nil && err == nil {
 		b = bytes.Clone(b)
@@ -86,6 +90,9 @@ func (w watched) GetRange(ctx context.Context, key string, offset, length int64)
 func (w watched) GetUpTo(ctx context.Context, key string, offset, length int64) (objstore.Body, int64, error) {
 	if w.l.before != nil {
 		w.l.before(key)
+	}
+	if w.l.fails != nil {
+		return nil, 0, w.l.fails
 	}
 	b, size, err := w.Store.GetUpTo(ctx, key, offset, length)
 	if w.l.spoil != nil && err == nil {

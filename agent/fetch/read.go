@@ -202,7 +202,7 @@ func (r *Reader) readOne(ctx, wait context.Context, req *Request, lane *reading,
 		return 0
 	}
 	if err := r.readPartition(ctx, p, want, res); err != nil {
-		res.Code, res.Records, res.Bytes, res.Aborted = codeOf(err), nil, 0, nil
+		res.Code, res.Records, res.Bytes, res.Aborted = codeOf(ctx, err), nil, 0, nil
 	}
 	res.Lane = lane.lane
 	r.observe.Fetched(lane.lane, res.Bytes)

@@ -238,8 +238,8 @@ func (f *fetching) tellLeader(p Partition, out *fetchResponsePartition, resp *fe
 	}
 	node, epoch := f.view.leader(p.Shard)
 	i := f.view.index(node)
-	if i < 0 {
-		return
+	if i < 0 || out.Code == kerr.NotLeaderForPartition.Code && node == f.h.Cluster.Self() {
+		return // a client that is sent here from here comes back at once, again and again
 	}
 	out.LeaderNode, out.LeaderEpoch = node, int32(epoch)
 	for _, a := range resp.Endpoints {

@@ -378,3 +378,32 @@ func BenchmarkMetadata(b *testing.B) {
 		})
 	}
 }
+
+// An agent that could not read a partition, and stands for its leader, names nobody: clients
+// that are sent to where they are come back without a pause.
+func TestFetchIsNotSentBackHere(t *testing.T) {
+	w := newWorld(t)
+	w.inZones(2)
+	topic := w.create("t", 64)
+	w.reader.answer = func(kafka.FetchPartition) kafka.FetchResult {
+		return kafka.FetchResult{Code: kerr.NotLeaderForPartition.Code, HighWatermark: -1, LastStable: -1, LogStart: -1}
+	}
+	leaders := w.leadersFor("app", topic)
+	here, there := 0, 0
+	for p, leader := range leaders {
+		out := from[*kmsg.FetchResponse](w, "app", fetchReq(16, fromPartition{topic, int32(p), -1})).Topics[0].Partitions[0]
+		want := leader
+		if leader == w.cluster.Self() {
+			want = -1
+			here++
+		} else {
+			there++
+		}
+		if out.ErrorCode != kerr.NotLeaderForPartition.Code || out.CurrentLeader.LeaderID != want {
+			t.Errorf("partition %d, whose leader is %d: error %d and sent to %d", p, leader, out.ErrorCode, out.CurrentLeader.LeaderID)
+		}
+	}
+	if here == 0 || there == 0 {
+		t.Errorf("%d partitions are led here, %d elsewhere", here, there)
+	}
+}
