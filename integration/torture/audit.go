@@ -48,7 +48,7 @@ func (s *stores) unnamed() float64 {
 
 // fsck has the cluster's own command check what the stores hold, past all proxies.
 func (a *attempt) fsck(ctx context.Context, deep bool) (*stores, error) {
-	ctx, cancel := context.WithTimeout(ctx, auditLimit)
+	ctx, cancel := context.WithTimeout(ctx, a.patience(auditLimit))
 	defer cancel()
 	args, env := a.cluster.DirectArgs()
 	args = append([]string{"fsck", "--json"}, args...)
@@ -79,8 +79,8 @@ func (a *attempt) audit(ctx context.Context, rec *check.Recorder) error {
 		if s.unnamed() < mostUnnamed {
 			break
 		}
-		if time.Since(begun) > auditLimit {
-			rec.Anomaly(check.Orphans, "fsck", "%.2f %% of the bucket's %d bytes have no name %v after everything came to rest: %+v", 100*s.unnamed(), s.Bucket.Bytes, auditLimit, s.Unnamed)
+		if limit := a.patience(auditLimit); time.Since(begun) > limit {
+			rec.Anomaly(check.Orphans, "fsck", "%.2f %% of the bucket's %d bytes have no name %v after everything came to rest: %+v", 100*s.unnamed(), s.Bucket.Bytes, limit, s.Unnamed)
 			break
 		}
 		select {

@@ -39,7 +39,7 @@ const (
 func plantedLoad() load.Config {
 	cfg := load.Default()
 	cfg.Small, cfg.Large, cfg.Crash, cfg.Rotate = 600, 2<<20, 4*time.Second, 20*time.Second
-	cfg.StuckLimit, cfg.FinalLimit = 15*time.Second, 30*time.Second
+	cfg.StuckLimit, cfg.FinalLimit = 20*time.Second, 45*time.Second
 	return cfg
 }
 

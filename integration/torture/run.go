@@ -36,9 +36,15 @@ func (a *attempt) say(format string, args ...any) {
 	fmt.Printf("%8.2f "+format+"\n", append([]any{time.Since(a.begun).Seconds()}, args...)...)
 }
 
-// slower is how much longer everything may take after the end on a machine that is busy with other work. More would let
-// a run that hangs take all of a session's time.
-const slower = 3
+// patience returns how long something may take after the end that may take d where the machine has nothing else to do.
+// What is stuck for ever is found all the same.
+func (a *attempt) patience(d time.Duration) time.Duration {
+	const slower = 3 // more would let a run that hangs take all of a session's time
+	if a.slow {
+		return slower * d
+	}
+	return d
+}
 
 // underLoad fires the plan while clients work, has everything read, and judges.
 func (a *attempt) underLoad(ctx context.Context) error {
@@ -55,9 +61,7 @@ func (a *attempt) underLoad(ctx context.Context) error {
 	rec := check.NewRecorder(w, func() time.Duration { return time.Since(a.begun) })
 	cfg := load.Default()
 	cfg.Agents, cfg.Seed = a.cluster.Bootstrap(), a.seed
-	if a.slow { // what is stuck for ever is found all the same
-		cfg.StuckLimit, cfg.FinalLimit = slower*cfg.StuckLimit, slower*cfg.FinalLimit
-	}
+	cfg.StuckLimit, cfg.FinalLimit = a.patience(cfg.StuckLimit), a.patience(cfg.FinalLimit)
 	for i := range rig.Agents {
 		cfg.Racks = append(cfg.Racks, rig.Zone(i))
 	}
