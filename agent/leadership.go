@@ -29,6 +29,10 @@ const (
 	// leadershipRetry is the pause after a takeover that failed for another reason than
 	// that somebody else was faster.
 	leadershipRetry = 200 * time.Millisecond
+	// unreadableRetry is the pause after one that failed because the shard's journal cannot be
+	// read, which somebody must mend. Shorter: every attempt reads all of the journal. Longer: a
+	// shard that was mended waits.
+	unreadableRetry = 5 * time.Second
 	// releaseTimeout bounds how long a planned move waits for the appends in flight.
 	releaseTimeout = 10 * time.Second
 )
@@ -42,7 +46,7 @@ type leadership struct {
 	placing *placing
 	session leaderSession
 	log     *slog.Logger
-	settled chan struct{}        // closed when every shard had a leader for the first time
+	settled chan struct{}        // closed when every shard that can be read had a leader for the first time
 	done    chan tiering.ShardID // takes and releases that have ended
 }
 
@@ -75,7 +79,7 @@ func (l *leadership) run(ctx, work context.Context) {
 		view := l.placing.look()
 		known, changed := l.set.Leaderships()
 		l.start(ctx, work, view, known, busy, lanes)
-		if !settled && allLed(known, led) {
+		if !settled && l.allLed(known, led) {
 			settled = true
 			close(l.settled)
 		}
@@ -99,38 +103,39 @@ type lanes struct{ take, move chan struct{} }
 // start begins what duties say, but for shards that something is under way for.
 func (l *leadership) start(ctx, work context.Context, view placingView, known []journal.Leadership, busy map[tiering.ShardID]bool, lanes lanes) {
 	take, release := l.duties(view, known)
-	begin := func(id tiering.ShardID, lane chan struct{}, f func() bool) {
+	begin := func(id tiering.ShardID, lane chan struct{}, f func() time.Duration) {
 		if busy[id] {
 			return
 		}
 		busy[id] = true
 		go func() {
 			lane <- struct{}{}
-			again := f()
+			wait := f()
 			<-lane
-			if again {
+			if wait > 0 {
 				select {
 				case <-ctx.Done():
-				case <-time.After(leadershipRetry):
+				case <-time.After(wait):
 				}
 			}
 			l.done <- id
 		}()
 	}
 	for _, id := range release {
-		begin(id, lanes.move, func() bool {
+		begin(id, lanes.move, func() time.Duration {
 			l.handOver(ctx, id)
-			return false
+			return 0
 		})
 	}
 	for _, id := range take {
-		begin(id, lanes.take, func() bool { return l.take(ctx, work, id) })
+		begin(id, lanes.take, func() time.Duration { return l.take(ctx, work, id) })
 	}
 }
 
 // take takes one shard over. Its leader lives until work ends, but while it is being taken
-// the end of ctx is enough to give it up.
-func (l *leadership) take(ctx, work context.Context, id tiering.ShardID) (again bool) {
+// the end of ctx is enough to give it up. It returns the pause before it may be tried again,
+// 0 if it was taken.
+func (l *leadership) take(ctx, work context.Context, id tiering.ShardID) (wait time.Duration) {
 	life, cancel := context.WithCancel(work)
 	stop := context.AfterFunc(ctx, cancel)
 	leader, err := l.set.Acquire(life, l.session, id)
@@ -139,24 +144,29 @@ func (l *leadership) take(ctx, work context.Context, id tiering.ShardID) (again 
 			<-leader.Over()
 			cancel()
 		}()
-		return false
+		return 0
 	}
 	cancel()
 	if err != nil && ctx.Err() == nil && !errors.Is(err, metadata.ErrConflict) {
 		l.log.Warn("a shard could not be taken over", "shard", id, "err", err)
 	}
-	return err != nil
+	if l.set.View(id).Err() != nil {
+		return unreadableRetry
+	}
+	return leadershipRetry
 }
 
 // allLed notes which shards have a leader, and reports whether every one has had one. Shards
-// that move have none for a moment, as when this agent takes its share.
-func allLed(known []journal.Leadership, led map[tiering.ShardID]bool) bool {
+// that move have none for a moment, as when this agent takes its share. Those that stand still,
+// since their journal cannot be read, keep no agent from serving the others.
+func (l *leadership) allLed(known []journal.Leadership, led map[tiering.ShardID]bool) bool {
+	all := true
 	for i, k := range known {
-		if k.Live {
-			led[tiering.ShardID(i)] = true
-		}
+		id := tiering.ShardID(i)
+		led[id] = led[id] || k.Live
+		all = all && (led[id] || l.set.View(id).Err() != nil)
 	}
-	return len(led) == len(known)
+	return all
 }
 
 // duties compares who leads with who should. A shard between leaders counts as nobody's:
