@@ -15,7 +15,7 @@ RACE    := $(shell [ "$$($(GO) env CGO_ENABLED)" = 1 ] && command -v "$$($(GO) e
 HOURS   := ^(TestSlowPartitionsDoNotKeepDeadSegments|TestAnIdleClusterAsksNothingOfTheObjectStore|TestSparseSegmentsAreToldUntilAllHaveHeard)$$
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test check integration torture bench bench-go fuzz sim docs manifests clean
+.PHONY: help build run test check integration torture torture-planted bench bench-go fuzz sim docs manifests clean
 
 help: ## list the targets
 	@echo 'make TARGET, where TARGET is'
@@ -30,7 +30,7 @@ run: build ## build and start floe dev; ARGS='--agents 3' adds flags
 
 test: ## run the tests, which need only Go and make
 	@echo '==> tests of $(PKG)$(if $(RACE), with the race detector, without the race detector: it needs a C compiler)'
-	@$(GO) test $(RACE) -timeout 10m $(GOFLAGS_TEST) $(PKG)
+	@$(GO) test $(RACE) -timeout 20m $(GOFLAGS_TEST) $(PKG)
 	@$(if $(RACE),$(GO) test -timeout 10m -run '$(HOURS)' $(GOFLAGS_TEST) ./agent)
 
 check: ## formatting, vet, staticcheck, go.mod
@@ -51,11 +51,15 @@ check: ## formatting, vet, staticcheck, go.mod
 
 integration: ## run the tests against real etcd, MinIO and clients
 	@echo '==> integration tests'
-	@code=0; $(GO) test -tags $(TAGS) -count=1 -p 1 -timeout 30m $(GOFLAGS_TEST) ./integration/... || code=1; \
+	@code=0; $(GO) test -tags $(TAGS) -count=1 -p 1 -timeout 40m $(GOFLAGS_TEST) ./integration/... || code=1; \
 		cd $(DEPLOY) && $(GO) test -tags $(TAGS) -count=1 -timeout 10m $(GOFLAGS_TEST) ./... || code=1; exit $$code
 
 torture: ## fire every fault at a cluster under load and judge the history (10 min); TORTURE_ARGS='-for 1h -seed 7' adds flags
 	@$(GO) run ./integration/torture $(TORTURE_ARGS)
+
+torture-planted: ## prove that torture finds bugs: plant each one, see it caught (20 min); PLANTED=name,name chooses
+	@$(GO) test -tags planted ./cmd/floe/planted
+	@$(GO) run ./integration/torture -planted $(or $(PLANTED),all) $(TORTURE_ARGS)
 
 bench: $(if $(BENCH),bench-go) ## measure Floe from outside, one table (15 min); BENCH_ARGS='-quick' adds flags
 	@$(if $(BENCH),:,$(GO) run ./integration/bench $(BENCH_ARGS))
