@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/floelog/floe/agent/peer"
 	"github.com/floelog/floe/metadata"
 	"github.com/floelog/floe/metadata/catalogue"
 	"github.com/floelog/floe/metadata/level"
@@ -38,6 +39,9 @@ type levels struct {
 func newLevels(a *Agent, at level.Level) *levels {
 	l := &levels{a: a, refusals: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "floe_peer_refused_total",
 		Help: "Calls of other agents that were refused: of another cluster, with a wrong token, or with none."}, []string{"reason"})}
+	for _, why := range peer.Refusals() { // from the start, so that a rate sees the first one
+		l.refusals.WithLabelValues(why)
+	}
 	l.at.Store(int32(at))
 	l.mirror = mirror.New(mirror.Config[level.Level, level.Level]{
 		Store: a.parts.Meta, Prefix: a.keys.Cluster(), Name: "level",

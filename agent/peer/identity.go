@@ -102,10 +102,17 @@ type Guard struct {
 	// Demand reports whether calls without a token are refused, as they are once no agent of a
 	// release lives that sends none. nil: they are not. A wrong token is refused in any case.
 	Demand func() bool
-	// Refused hears of every call that was refused, and why: "cluster", "token" or "no token".
-	// nil: nobody does.
+	// Refused hears of every call that was refused, and why: one of Refusals. nil: nobody does.
 	Refused func(why string)
 }
+
+// Why calls are refused: they are of another cluster, show a wrong token, or none.
+const (
+	ofCluster, ofToken, ofNoToken = "cluster", "token", "no token"
+)
+
+// Refusals returns all reasons.
+func Refusals() []string { return []string{ofCluster, ofToken, ofNoToken} }
 
 // admit is asked about every call before anything of it is read.
 func (g Guard) admit(token string) tap.ServerInHandle {
@@ -117,16 +124,16 @@ func (g Guard) admit(token string) tap.ServerInHandle {
 	}
 	return func(ctx context.Context, info *tap.Info) (context.Context, error) {
 		if theirs := first(info.Header, headerCluster); theirs != "" && g.Cluster != "" && theirs != g.Cluster {
-			return ctx, refuse("cluster", codes.PermissionDenied, "this is an agent of cluster "+g.Cluster+", not of "+theirs)
+			return ctx, refuse(ofCluster, codes.PermissionDenied, "this is an agent of cluster "+g.Cluster+", not of "+theirs)
 		}
 		shown := first(info.Header, headerToken)
 		switch {
 		case len(g.Secret) == 0:
 		case shown == "" && (g.Demand == nil || !g.Demand()):
 		case shown == "":
-			return ctx, refuse("no token", codes.Unauthenticated, "the call carries no token: the agent that made it is of a release that the cluster's level leaves behind")
+			return ctx, refuse(ofNoToken, codes.Unauthenticated, "the call carries no token: the agent that made it is of a release that the cluster's level leaves behind")
 		case subtle.ConstantTimeCompare([]byte(shown), []byte(token)) != 1:
-			return ctx, refuse("token", codes.Unauthenticated, "the token is not this cluster's")
+			return ctx, refuse(ofToken, codes.Unauthenticated, "the token is not this cluster's")
 		}
 		return ctx, nil
 	}
