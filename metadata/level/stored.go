@@ -22,7 +22,7 @@ func Of(cluster []byte) (Level, error) {
 }
 
 // Intent is the value of the key that announces that the level is about to rise, JSON: agents that do
-// not read Level take it away as they register, and then the level does not rise.
+// not read Level replace it by one of the level that there is as they register, and then the level does not rise.
 type Intent struct {
 	Level Level
 	Nonce uint64 // tells this announcement from any other

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/floelog/floe/metadata"
 	"github.com/floelog/floe/metadata/level"
@@ -17,7 +18,7 @@ import (
 // unchanged, so that no level rises past an agent that registers at the same time.
 type gate struct {
 	cluster, intent metadata.KV
-	refuse          bool // the level that is announced: it must not rise to it
+	refusal         []byte // in the announcement's place: the level must not rise to what is announced; nil: it may
 }
 
 // admit reads the gate, and refuses a cluster whose level the agent does not know.
@@ -27,9 +28,9 @@ func (r *registration) admit(ctx context.Context) error {
 		return err
 	}
 	r.gate = gate{cluster: kvs[0], intent: kvs[1]}
+	at := level.First
 	if kvs[0].Exists() {
-		at, err := level.Of(kvs[0].Value)
-		if err != nil {
+		if at, err = level.Of(kvs[0].Value); err != nil {
 			return err
 		}
 		if !r.cfg.Levels.Holds(at) && at != 0 { // 0: a recovery began; as for agents that live
@@ -38,21 +39,36 @@ func (r *registration) admit(ctx context.Context) error {
 	}
 	if kvs[1].Exists() {
 		intent, err := level.ParseIntent(kvs[1].Value)
-		r.gate.refuse = err != nil || !r.cfg.Levels.Holds(intent.Level)
+		if err == nil && r.cfg.Levels.Holds(intent.Level) {
+			return nil
+		}
+		if r.gate.refusal, err = announcement(r.cfg.Random, max(at, level.First)); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// announcement returns one that is like no other: the key never has a value twice, nor none again before the level
+// rises, so that one that is applied late, after it was put again and answered, brings nothing back.
+func announcement(random io.Reader, to level.Level) ([]byte, error) {
+	var nonce [8]byte
+	if _, err := io.ReadFull(random, nonce[:]); err != nil {
+		return nil, fmt.Errorf("drawing the number of an announcement: %w", err)
+	}
+	return level.Intent{Level: to, Nonce: binary.LittleEndian.Uint64(nonce[:])}.Encode(), nil
 }
 
 func (g gate) conditions() []metadata.Condition {
 	return []metadata.Condition{unchanged(g.cluster), unchanged(g.intent)}
 }
 
-// ops takes the announcement away if it must not come true.
+// ops puts another in the place of the announcement if it must not come true: of the level that there is.
 func (g gate) ops() []metadata.Op {
-	if !g.refuse {
+	if g.refusal == nil {
 		return nil
 	}
-	return []metadata.Op{metadata.Delete(g.intent.Key)}
+	return []metadata.Op{metadata.Put(g.intent.Key, g.refusal)}
 }
 
 // unchanged demands that a key is as it was read.
@@ -71,7 +87,7 @@ var ErrHeldBack = errors.New("the level cannot rise")
 // stored returns the value of the cluster's key at a level.
 //
 // First the level is announced. An agent that does not read it, and registers from then on,
-// takes the announcement away; those that registered before are read now. Then the level rises
+// puts another in the announcement's place; those that registered before are read now. Then the level rises
 // on the condition that the announcement is still there. Each step demands what the one before
 // wrote, so that it may be put again until it is answered, by several agents at once.
 func RaiseLevel(ctx context.Context, store metadata.Store, keys metadata.Keys, to level.Level, stored func(old []byte, to level.Level) ([]byte, error)) error {
@@ -89,11 +105,10 @@ func RaiseLevel(ctx context.Context, store metadata.Store, keys metadata.Keys, t
 	case at < level.First:
 		return fmt.Errorf("%w: the cluster is being recovered", ErrHeldBack)
 	}
-	var nonce [8]byte
-	if _, err := rand.Read(nonce[:]); err != nil {
+	intent, err := announcement(rand.Reader, to)
+	if err != nil {
 		return fmt.Errorf("raising the level: %w", err)
 	}
-	intent := level.Intent{Level: to, Nonce: binary.LittleEndian.Uint64(nonce[:])}.Encode()
 	announce := metadata.Txn{
 		If:   []metadata.Condition{unchanged(kvs[0]), unchanged(kvs[1])},
 		Then: []metadata.Op{metadata.Put(keys.LevelIntent(), intent)},

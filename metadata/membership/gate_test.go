@@ -122,6 +122,55 @@ func TestLevelDoesNotRisePastOneThatRegisters(t *testing.T) {
 	}
 }
 
+// TestALateAnnouncementBringsNothingBack has an attempt to announce the level be applied after another one was answered
+// and an agent that does not read the level has registered.
+func TestALateAnnouncementBringsNothingBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := memory.New()
+		defer srv.Close()
+		store := srv.Client("a")
+		setLevel(t, store, 1)
+		var older *membership.Session
+		during := &replaying{Store: srv.Client("b"), between: func() {
+			var err error
+			if older, err = membership.Start(t.Context(), store, keys, old(7)); err != nil {
+				t.Fatal(err)
+			}
+		}}
+		err := membership.RaiseLevel(t.Context(), during, keys, 2, stored)
+		if l, _ := levelOf(t, store); !errors.Is(err, membership.ErrHeldBack) || l != 1 || during.replayed != 1 {
+			t.Errorf("an agent of level 1 lives, and the level is %d: %v", l, err)
+		}
+		mustClose(t, older)
+		if err := membership.RaiseLevel(t.Context(), store, keys, 2, stored); err != nil {
+			t.Error(err)
+		}
+		if l, announced := levelOf(t, store); l != 2 || announced {
+			t.Errorf("level %d, announced %v, want 2 and nothing", l, announced)
+		}
+	})
+}
+
+// replaying is a store that applies its first transaction once more ahead of the second, after between.
+type replaying struct {
+	metadata.Store
+	between  func()
+	first    *metadata.Txn
+	replayed int
+}
+
+func (s *replaying) Txn(ctx context.Context, txn metadata.Txn) (metadata.TxnResult, error) {
+	if s.first == nil {
+		s.first = &txn
+	} else if s.replayed++; s.replayed == 1 {
+		s.between()
+		if _, err := s.Store.Txn(ctx, *s.first); err != nil {
+			return metadata.TxnResult{}, err
+		}
+	}
+	return s.Store.Txn(ctx, txn)
+}
+
 // TestAgentNoticesThatTheLevelRose has the level rise after a registration has looked at it.
 func TestAgentNoticesThatTheLevelRose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
