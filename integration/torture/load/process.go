@@ -12,7 +12,13 @@ import (
 	"github.com/floelog/floe/integration/torture/check"
 )
 
-const processors = 2
+const (
+	processors = 2
+	// copyTimeout is the time limit of their transactions. The end of one waits for a heartbeat, which a rebalance may hold
+	// up until the session of a member that crashed ends: with less, each crash would fail its neighbour's transaction.
+	// More would keep readers from what comes behind a transaction whose id nobody takes over.
+	copyTimeout = 3 * sessionTimeout
+)
 
 // startProcessors starts the members of groups that consume, process and produce in
 // transactions, one of each protocol.
@@ -49,7 +55,7 @@ func (l *Load) process(life context.Context, g *group, n int, r *rand.Rand) erro
 	opts = append(opts, reading(history.Committed)...)
 	opts = append(opts, seeing(r)...)
 	opts = append(opts, g.opts...)
-	opts = append(opts, kgo.TransactionalID(fmt.Sprintf("%s-%d", g.name, n)), kgo.TransactionTimeout(txnTimeout))
+	opts = append(opts, kgo.TransactionalID(fmt.Sprintf("%s-%d", g.name, n)), kgo.TransactionTimeout(copyTimeout))
 	s, err := kgo.NewGroupTransactSession(opts...)
 	if err != nil {
 		return err
@@ -58,17 +64,16 @@ func (l *Load) process(life context.Context, g *group, n int, r *rand.Rand) erro
 	defer m.c.dies()
 	l.rec.Add(check.Event{Op: check.OpConsumer, Who: m.c.name, A: int64(history.Committed)})
 	for life.Err() == nil {
-		if err := m.copy(life, s, r); err != nil {
-			m.c.crashWith(s.CloseAllowingRebalance)
-			return err
+		if err = m.copy(life, s, r); err != nil {
+			break
 		}
 	}
 	if r.IntN(3) == 0 && l.write.Err() == nil {
 		m.c.crashWith(s.CloseAllowingRebalance)
-		return nil
+	} else {
+		s.CloseAllowingRebalance()
 	}
-	s.CloseAllowingRebalance()
-	return nil
+	return err
 }
 
 // taken is what a poll brought of a partition.
