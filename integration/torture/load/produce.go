@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -137,11 +138,10 @@ func (l *Load) startRotation() {
 
 func (l *Load) writeLarge(topic string, r *rand.Rand) {
 	ctx, cancel := context.WithCancel(l.read)
-	followed := make(chan struct{})
-	go func() { // the topic's own follower, which ends before writeLarge returns
-		defer close(followed)
-		l.follow(ctx, l.read, topic, either(r.IntN(2) == 0, "committed", "uncommitted"), "", nil)
-	}()
+	var followers sync.WaitGroup // the topic's own, which end before writeLarge returns
+	for _, level := range []string{"committed", "uncommitted"} {
+		followers.Go(func() { l.follow(ctx, l.read, topic, level, "", nil) })
+	}
 	c := l.producer("large", kgo.ProducerBatchMaxBytes(1<<20))
 	const mean = 264 << 10 // of largeSize
 	end := time.Now().Add(l.cfg.Rotate)
@@ -153,7 +153,7 @@ func (l *Load) writeLarge(topic string, r *rand.Rand) {
 	l.flush(c)
 	c.Close()
 	cancel()
-	<-followed
+	followers.Wait()
 	l.retire(topic)
 }
 
