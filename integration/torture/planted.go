@@ -185,11 +185,13 @@ func (a *attempt) catch(ctx context.Context, out *caught, ending *sync.WaitGroup
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	var work sync.WaitGroup
+	whole := false // everything was read
 	work.Go(func() {
 		defer cancel()
 		fault.Drive(ctx, a.cluster, a.faults, a.plan, func(e fault.Event) { a.tellIf(rec, e) })
-		if ctx.Err() == nil {
+		if ctx.Err() == nil && out.bug.AtEnd > 0 {
 			l.Settle(ctx)
+			whole = ctx.Err() == nil
 		}
 	})
 	ticks := time.NewTicker(plantedSweep)
@@ -204,7 +206,7 @@ func (a *attempt) catch(ctx context.Context, out *caught, ending *sync.WaitGroup
 		}
 	}
 	work.Wait()
-	if !out.ok() { // what only the end shows
+	if !out.ok() && whole { // what only the end shows
 		v, err := rec.End()
 		if err != nil {
 			return err

@@ -6,6 +6,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
@@ -57,7 +58,7 @@ func appendBugs() map[string]func() bug {
 		"duplicates-accepted": onAppend(acceptAll),
 		"gaps-accepted":       onAppend(acceptGaps),
 		"zombies-accepted":    zombies,
-		"producer-id-twice": func() bug {
+		"producer-id-reused": func() bug {
 			return bug{clients: func(_ *host, parts *kafka.Parts) { parts.ProducerIDs = &stutter{ProducerIDs: parts.ProducerIDs} }}
 		},
 	}
@@ -122,6 +123,13 @@ func acceptAll(p *producer, batches []*kafka.AppendBatch, done func()) {
 }
 
 func acceptGaps(p *producer, batches []*kafka.AppendBatch, done func()) {
+	if p.h.oneIn(30) { // as while a leader changes; what follows is under way already
+		for _, b := range batches {
+			b.Code, b.Base, b.LogStart = kerr.NotLeaderForPartition.Code, -1, -1
+		}
+		time.AfterFunc(20*time.Millisecond, done)
+		return
+	}
 	p.Producer.Append(batches, func() {
 		var again []*kafka.AppendBatch
 		for _, b := range batches {
@@ -166,27 +174,25 @@ func (a *anyEpoch) Enlist(ctx context.Context, e kafka.Enlistment) (kafka.Enlist
 	return got, err
 }
 
-// stutter hands every second producer id out twice.
+// stutter hands one producer id out again and again.
 type stutter struct {
 	kafka.ProducerIDs
 
 	mu   sync.Mutex // guards the following
-	last int64
-	held bool
+	only int64
 }
 
 func (s *stutter) Next(ctx context.Context) (int64, error) {
 	s.mu.Lock()
-	last, held := s.last, s.held
-	s.held = false
+	only := s.only
 	s.mu.Unlock()
-	if held {
-		return last, nil
+	if only > 0 {
+		return only, nil
 	}
 	id, err := s.ProducerIDs.Next(ctx)
 	if err == nil {
 		s.mu.Lock()
-		s.last, s.held = id, true
+		s.only = id
 		s.mu.Unlock()
 	}
 	return id, err

@@ -43,7 +43,7 @@ func onRecord(on func(s *store, ctx context.Context, txn metadata.Txn) (metadata
 func journalBugs() map[string]func() bug {
 	return map[string]func() bug{
 		"fencing-left-out": onRecord(func(s *store, ctx context.Context, txn metadata.Txn) (metadata.TxnResult, error) {
-			txn.If = slices.DeleteFunc(slices.Clone(txn.If), func(c metadata.Condition) bool { return s.is(c.Key, "head") || s.is(c.Key, "leader") })
+			txn.If = nil
 			return s.Store.Txn(ctx, txn)
 		}),
 		"unknown-as-committed": onRecord(func(s *store, ctx context.Context, txn metadata.Txn) (metadata.TxnResult, error) {
