@@ -87,8 +87,8 @@ func (l *Load) member(life context.Context, g *group, r *rand.Rand) {
 	}
 	m.c = l.must(g.name, opts...)
 	l.rec.Add(check.Event{Op: check.OpConsumer, Who: m.c.name, A: int64(history.Committed)})
-	for life.Err() == nil {
-		short, cancel := context.WithTimeout(life, time.Second)
+	for l.lasts(life, l.read) {
+		short, cancel := context.WithTimeout(l.read, time.Second)
 		m.poll(short)
 		cancel()
 	}
@@ -105,6 +105,12 @@ func (l *Load) member(life context.Context, g *group, r *rand.Rand) {
 	if left && id != "" && g.judged && l.write.Err() == nil {
 		l.lateCommit(g, id, gen)
 	}
+}
+
+// lasts reports whether a member's life goes on. At the end of the load nobody leaves any more until all end, so that
+// how long a group stands still is up to the cluster.
+func (l *Load) lasts(life, all context.Context) bool {
+	return all.Err() == nil && (life.Err() == nil || l.write.Err() != nil)
 }
 
 // options are those of every member of a group of subscribers.

@@ -63,8 +63,8 @@ func (l *Load) process(life context.Context, g *group, n int, r *rand.Rand) erro
 	l.lives(m.c, s.Client())
 	defer m.c.dies()
 	l.rec.Add(check.Event{Op: check.OpConsumer, Who: m.c.name, A: int64(history.Committed)})
-	for life.Err() == nil {
-		if err = m.copy(life, s, r); err != nil {
+	for l.lasts(life, l.copy) {
+		if err = m.copy(s, r); err != nil {
 			break
 		}
 	}
@@ -84,8 +84,8 @@ type taken struct {
 
 // copy runs one transaction: what it polls, it writes to the other topic, and commits where
 // it is.
-func (m *member) copy(life context.Context, s *kgo.GroupTransactSession, r *rand.Rand) error {
-	ctx, cancel := context.WithTimeout(life, time.Second)
+func (m *member) copy(s *kgo.GroupTransactSession, r *rand.Rand) error {
+	ctx, cancel := context.WithTimeout(m.l.copy, time.Second)
 	fetches := s.PollRecords(ctx, pollMax/4)
 	cancel()
 	m.l.polled(m.c, fetches, "")
