@@ -93,7 +93,7 @@ func (y *yield) decide(now time.Time, took time.Duration) {
 		y.rate = max(slowDown*y.rate, leastRate)
 	case !strained && y.rate > 0:
 		if y.rate *= speedUp; y.rate > noRate {
-			y.rate = 0
+			y.rate, y.next = 0, time.Time{} // turns that were taken before count no more
 		}
 	}
 }

@@ -165,3 +165,30 @@ func TestATurnEndsWithItsContext(t *testing.T) {
 		}
 	})
 }
+
+// Turns that were given up after the limit had ended are no debt when there is one again.
+func TestNoDebtOutlivesTheLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := &yield{now: time.Now, rate: noRate / 1.01, last: time.Now(), least: time.Millisecond, leastFrom: time.Now()}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		defer cancel()
+		var readers sync.WaitGroup
+		for range 64 {
+			readers.Go(func() { y.turn(ctx, 1<<30) })
+		}
+		synctest.Wait()
+		for range yieldSamples { // commits are as fast as ever: the limit ends
+			y.since = y.since.Add(-yieldEvery)
+			y.committed(time.Millisecond)
+		}
+		readers.Wait()
+		y.mu.Lock()
+		ended := y.rate == 0
+		y.rate = leastRate
+		y.mu.Unlock()
+		start := time.Now()
+		if !y.turn(t.Context(), 1) || !ended || time.Since(start) > 0 {
+			t.Errorf("the limit ended: %v; the next reader waited for %v", ended, time.Since(start))
+		}
+	})
+}
