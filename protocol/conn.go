@@ -266,6 +266,9 @@ func (r *reader) await(readCtx context.Context) *closing {
 		_, err := r.frames.br.Peek(1)
 		if err == nil {
 			r.c.unmuted(readCtx) // before its memory is charged
+			if readCtx.Err() != nil {
+				return &closing{reason: ReasonShutdown} // or it would be a matter of luck whether it is served
+			}
 			return nil
 		}
 		failed := readFailure(err)
