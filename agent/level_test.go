@@ -106,6 +106,33 @@ func TestALevelThatFellWithItsStoreRisesAgain(t *testing.T) {
 	})
 }
 
+// TestTheSecretOutlivesARestoreOfTheStore takes the secret and the agent's session away, as a restore from a backup of
+// the time before there were secrets does.
+func TestTheSecretOutlivesARestoreOfTheStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		n := c.start("a", 1, c.objects)
+		c.ready(n)
+		store := c.server.Client("restore")
+		before, _, err := store.Get(t.Context(), keys.RPCSecret())
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.meta.Pause()
+		if _, err := store.Txn(t.Context(), metadata.Txn{Then: []metadata.Op{metadata.Delete(keys.RPCSecret())}}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(3 * leaseTTL)
+		n.meta.Resume()
+		time.Sleep(time.Minute)
+		after, _, err := store.Get(t.Context(), keys.RPCSecret(), keys.Agent(1))
+		if err != nil || !after[1].Exists() || !after[0].Exists() || string(after[0].Value) != string(before[0].Value) {
+			t.Errorf("registered again: %v; the secret is there: %v, %v", after[1].Exists(), after[0].Exists(), err)
+		}
+		c.end(n)
+	})
+}
+
 func TestALevelThatIsNotKnownIsRefused(t *testing.T) {
 	_, err := agent.New(agent.Config{Cluster: "t", FormatLevel: int(level.Newest) + 1}, agent.Parts{})
 	if err == nil || !strings.Contains(err.Error(), "this release knows") {

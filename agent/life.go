@@ -44,6 +44,9 @@ func (a *Agent) begin(ctx context.Context) (*life, error) {
 			return nil, err
 		}
 		a.past = nil
+		if err := a.keepSecret(ctx); err != nil {
+			return nil, err
+		}
 	}
 	cfg := membership.SessionConfig{
 		TTL: a.cfg.LeaseTTL, NodeID: membership.NodeID(a.cfg.NodeID), Address: a.cfg.Advertise, RPCAddress: a.cfg.RPCAdvertise,

@@ -12,6 +12,15 @@ func (a *Agent) identity(c catalogue.Cluster) peer.Identity {
 	return peer.Identity{Cluster: c.ID, Secret: a.secret, TLS: a.parts.PeerTLS}
 }
 
+// keepSecret stores the agents' secret again if the metadata store has lost it: one that is restored ends all sessions.
+func (a *Agent) keepSecret(ctx context.Context) error {
+	same, err := catalogue.KeepSecret(ctx, a.parts.Meta, a.keys, a.secret)
+	if err == nil && !same {
+		a.parts.Log.Error("the metadata store has another secret than this agent: agents that started since refuse its calls", "remedy", "restart this agent")
+	}
+	return err
+}
+
 // servePeers serves other agents until ctx ends. An agent that drains has stopped it
 // before; one that has no session when it is told to stop has nothing to drain.
 func (a *Agent) servePeers(ctx context.Context) error {

@@ -1,6 +1,7 @@
 package catalogue
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -30,6 +31,19 @@ func EnsureSecret(ctx context.Context, store metadata.Store, keys metadata.Keys)
 	if _, err := rand.Read(fresh); err != nil {
 		return nil, fmt.Errorf("drawing the agents' secret: %w", err)
 	}
+	return storeSecret(ctx, store, keys, fresh)
+}
+
+// KeepSecret stores the secret that agents have, if the store has lost it, as one that was restored from an older
+// backup has, so that agents that start and those that live on know each other. It reports whether it is the one
+// that the store has then.
+func KeepSecret(ctx context.Context, store metadata.Store, keys metadata.Keys, secret []byte) (same bool, err error) {
+	now, err := storeSecret(ctx, store, keys, secret)
+	return bytes.Equal(now, secret), err
+}
+
+// storeSecret stores a secret if there is none, and returns the one that there is.
+func storeSecret(ctx context.Context, store metadata.Store, keys metadata.Keys, fresh []byte) ([]byte, error) {
 	value, err := json.Marshal(secretValue{1, hex.EncodeToString(fresh)})
 	if err != nil {
 		return nil, fmt.Errorf("encoding the agents' secret: %w", err)

@@ -26,6 +26,29 @@ func TestAllAgentsHaveOneSecret(t *testing.T) {
 	}
 }
 
+// TestASecretThatWasLostIsStoredAgain restores a store from a backup that has no secret yet.
+func TestASecretThatWasLostIsStoredAgain(t *testing.T) {
+	srv := memory.New()
+	defer srv.Close()
+	s := srv.Client("test")
+	secret, err := catalogue.EnsureSecret(t.Context(), s, keys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Txn(t.Context(), metadata.Txn{Then: []metadata.Op{metadata.Delete(keys.RPCSecret())}}); err != nil {
+		t.Fatal(err)
+	}
+	if same, err := catalogue.KeepSecret(t.Context(), s, keys, secret); err != nil || !same {
+		t.Errorf("kept: %v, %v", same, err)
+	}
+	if now, err := catalogue.EnsureSecret(t.Context(), s, keys); err != nil || !bytes.Equal(now, secret) {
+		t.Errorf("an agent that starts has another secret, %v", err)
+	}
+	if same, err := catalogue.KeepSecret(t.Context(), s, keys, make([]byte, 32)); err != nil || same {
+		t.Errorf("another secret is taken for the same: %v, %v", same, err)
+	}
+}
+
 // TestABadSecretIsNotRepeated looks for what is stored in the error.
 func TestABadSecretIsNotRepeated(t *testing.T) {
 	for _, value := range []string{`{"version":1,"secret":"canary"}`, `{"version":2,"secret":"canary"}`, `{"version":1,"secret":"00ca11a7"}`, `canary`} {
