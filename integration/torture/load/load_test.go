@@ -25,7 +25,7 @@ var (
 func TestPeace(t *testing.T) {
 	f := fixture.Running(t, strings.Split(*agents, ",")...)
 	if *agents == "" {
-		f = fixture.Dev(t, 3)
+		f = fixture.Dev(t, 3, "--consumer-session-timeout", "10s", "--consumer-heartbeat-interval", "1s")
 	}
 	path := filepath.Join(t.TempDir(), "history")
 	file, err := os.Create(path)
@@ -38,6 +38,7 @@ func TestPeace(t *testing.T) {
 	cfg := load.Default()
 	cfg.Agents, cfg.Seed = f.Addrs(), 1
 	cfg.Crash, cfg.Rotate = 6*time.Second, 8*time.Second
+	cfg.StuckLimit, cfg.FinalLimit = 3*cfg.StuckLimit, 3*cfg.FinalLimit // the machine has other work as well
 	l, err := load.Start(t.Context(), rec, cfg)
 	if err != nil {
 		t.Fatal(err)
