@@ -31,6 +31,8 @@ const (
 	plantedCalm = 4 * time.Second
 	// plantedSweep is how often it is looked whether the bug has been caught.
 	plantedSweep = time.Second
+	// plantedEnd is how long clients of clusters that are gone may take to give up: longer than they retry.
+	plantedEnd = 40 * time.Second
 	// ended is the kind of a process that ended by itself.
 	ended history.Kind = "ended"
 )
@@ -52,10 +54,16 @@ type caught struct {
 	err     error
 }
 
-// ok reports whether the bug was found as what it is.
+// ok reports whether the bug was found as what it is, or nothing where there is none.
 func (c *caught) ok() bool {
+	if c.bug.Name == planted.None {
+		return c.err == nil && len(c.as) == 0
+	}
 	return slices.ContainsFunc(c.as, func(k history.Kind) bool { return slices.Contains(c.bug.Kinds, string(k)) })
 }
+
+// caught reports whether there was a bug, and it has been found.
+func (c *caught) caught() bool { return c.bug.Name != planted.None && c.ok() }
 
 // errMissed says that a planted bug was not caught.
 var errMissed = errors.New("planted bugs were not caught")
@@ -76,7 +84,7 @@ func plantBugs(ctx context.Context, o options) error {
 	}
 	var missed []string
 	var ending sync.WaitGroup // loads, whose clients take a while to give up
-	defer ending.Wait()
+	defer awaitEnds(&ending)
 	for _, b := range bugs {
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -87,11 +95,24 @@ func plantBugs(ctx context.Context, o options) error {
 		}
 		fmt.Println(c)
 	}
-	fmt.Printf("%d of %d planted bugs were caught\n", len(bugs)-len(missed), len(bugs))
+	fmt.Printf("%d of %d are as they must be\n", len(bugs)-len(missed), len(bugs))
 	if len(missed) > 0 {
 		return fmt.Errorf("%w: %s", errMissed, strings.Join(missed, ", "))
 	}
 	return nil
+}
+
+// awaitEnds waits for loads. A bug may keep a client from ending at all; that client ends with this process.
+func awaitEnds(ending *sync.WaitGroup) {
+	done := make(chan struct{})
+	go func() { // ends with the loads
+		ending.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(plantedEnd):
+	}
 }
 
 // buildPlanted builds the agents with all bugs, into a folder of its own.
@@ -124,6 +145,8 @@ func (c *caught) String() string {
 		as[i] = string(k)
 	}
 	switch {
+	case c.bug.Name == planted.None && c.ok():
+		return fmt.Sprintf("%-24s %6.1fs  nothing was found, as it must be", c.bug.Name, c.after.Seconds())
 	case c.err != nil:
 		return fmt.Sprintf("%-24s NOT RUN: %v", c.bug.Name, c.err)
 	case !c.ok():
@@ -135,10 +158,13 @@ func (c *caught) String() string {
 // catch runs a cluster with a bug until it is caught or the time is over and everything has been read.
 func (o options) catch(ctx context.Context, b planted.Bug, ending *sync.WaitGroup) *caught {
 	out := &caught{bug: b}
-	faults, err := fault.Find(b.Faults...)
-	if err != nil {
-		out.err = err
-		return out
+	var faults []fault.Fault
+	if len(b.Faults) > 0 { // of no names, all would be found
+		var err error
+		if faults, err = fault.Find(b.Faults...); err != nil {
+			out.err = err
+			return out
+		}
 	}
 	c, err := rig.Start(ctx, rig.Config{Seed: o.seed, Floe: o.floe, Logs: o.logs, Args: strings.Fields(o.args), Env: []string{planted.Variable + "=" + b.Name}})
 	if err != nil {
@@ -184,37 +210,54 @@ func (a *attempt) catch(ctx context.Context, out *caught, ending *sync.WaitGroup
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	var work sync.WaitGroup
-	whole := false // everything was read
-	work.Go(func() {
-		defer cancel()
+	defer cancel()
+	driven, settled := make(chan struct{}), make(chan struct{})
+	ending.Go(func() {
 		fault.Drive(ctx, a.cluster, a.faults, a.plan, func(e fault.Event) { a.tellIf(rec, e) })
+		close(driven)
 		if ctx.Err() == nil && out.bug.AtEnd > 0 {
 			l.Settle(ctx)
-			whole = ctx.Err() == nil
+		} else {
+			l.Close()
 		}
+		close(settled)
 	})
-	ticks := time.NewTicker(plantedSweep)
-	defer ticks.Stop()
-	for ctx.Err() == nil {
-		select {
-		case <-ctx.Done():
-		case <-ticks.C:
-			if a.found(out, rec.Sweep().Anomalies); out.ok() {
-				cancel()
-			}
-		}
+	over := driven
+	if out.bug.AtEnd > 0 {
+		over = settled
 	}
-	work.Wait()
-	if !out.ok() && whole { // what only the end shows
+	whole := a.awaitCaught(ctx, out, rec, over)
+	cancel()
+	<-driven // the cluster is nobody's from here on
+	switch {
+	case out.bug.AtEnd > 0 && whole: // what only the end shows
 		v, err := rec.End()
 		if err != nil {
 			return err
 		}
 		a.found(out, v.Report.Anomalies)
+	case out.bug.Name == planted.None:
+		return errors.New("the control was not read to its end")
 	}
-	ending.Go(l.Close)
 	return nil
+}
+
+// awaitCaught waits until the bug is caught, or until over is closed: then it returns true.
+func (a *attempt) awaitCaught(ctx context.Context, out *caught, rec *check.Recorder, over <-chan struct{}) bool {
+	ticks := time.NewTicker(plantedSweep)
+	defer ticks.Stop()
+	for {
+		select {
+		case <-over:
+			return ctx.Err() == nil
+		case <-ctx.Done():
+			return false
+		case <-ticks.C:
+			if a.found(out, rec.Sweep().Anomalies); out.caught() {
+				return false
+			}
+		}
+	}
 }
 
 // tellIf shows what happens to the cluster, if it was asked for.

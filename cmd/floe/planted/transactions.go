@@ -77,13 +77,6 @@ func txnBugs() map[string]func() bug {
 				turn(calls, n-1)
 			}
 		}),
-		"decision-forgotten": onConclude(func(b *machine, calls []coordinator.Call) {
-			for i := range calls {
-				if b.steps == 1 {
-					turn(calls, i)
-				}
-			}
-		}),
 		"aborted-offsets-applied": onStep("groups", func(b *machine, ev coordinator.Event, now time.Time) coordinator.Effects {
 			if r, ok := ev.(coordinator.Request); ok {
 				if c, ok := r.Body.(group.Conclude); ok {
