@@ -41,7 +41,9 @@ func TestTableOfPlantedBugs(t *testing.T) {
 			t.Errorf("%s: nothing finds it", b.Name)
 		}
 		for _, k := range b.Kinds {
-			if !strings.Contains(string(page), "`"+k+"`") && !strings.Contains(string(page), "`int-") {
+			name := strings.TrimPrefix(k, "int-") // the page has some in short
+			short, isShort := strings.CutPrefix(name, "committed-offset")
+			if !strings.Contains(string(page), "`"+name+"`") && !(isShort && strings.Contains(string(page), "`"+short+"`")) {
 				t.Errorf("%s: docs/testing.md knows no anomaly %s", b.Name, k)
 			}
 		}

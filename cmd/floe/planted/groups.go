@@ -11,7 +11,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/floelog/floe/agent/kafka"
-	"github.com/floelog/floe/metadata/shard"
 	"github.com/floelog/floe/tiering"
 )
 
@@ -23,9 +22,6 @@ func onGroups(wrap func(*host, kafka.Groups) kafka.Groups) func() bug {
 
 func groupBugs() map[string]func() bug {
 	return map[string]func() bug{
-		"stale-generation": onGroups(func(_ *host, g kafka.Groups) kafka.Groups {
-			return &tolerant{Groups: g, newest: map[string]kafka.GroupMember{}}
-		}),
 		"offsets-from-memory": onGroups(func(_ *host, g kafka.Groups) kafka.Groups {
 			return &remembers{Groups: g, answers: map[groupPartition]pastOffset{}}
 		}),
@@ -33,50 +29,7 @@ func groupBugs() map[string]func() bug {
 		"one-for-all": onGroups(func(_ *host, g kafka.Groups) kafka.Groups {
 			return &alike{Groups: g, given: map[string]assignment{}}
 		}),
-		"revocation-not-awaited": onGroups(func(_ *host, g kafka.Groups) kafka.Groups { return &eager{g} }),
-		"offsets-before-commit":  onGroups(func(_ *host, g kafka.Groups) kafka.Groups { return &impatient{g} }),
 	}
-}
-
-// impatient takes the offsets of a transaction for offsets of none.
-type impatient struct{ kafka.Groups }
-
-func (i *impatient) Commit(ctx context.Context, from kafka.From, group string, m kafka.GroupMember, _ shard.Transaction, offsets []shard.GroupOffset) (int16, error) {
-	return i.Groups.Commit(ctx, from, group, m, shard.Transaction{}, offsets)
-}
-
-// tolerant lets everybody commit as the member that joined last.
-type tolerant struct {
-	kafka.Groups
-
-	mu     sync.Mutex // guards the following
-	newest map[string]kafka.GroupMember
-}
-
-func (t *tolerant) Ask(ctx context.Context, from kafka.From, group string, req kmsg.Request) (kmsg.Response, error) {
-	resp, err := t.Groups.Ask(ctx, from, group, req)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	switch r := resp.(type) {
-	case *kmsg.JoinGroupResponse:
-		if r.ErrorCode == 0 {
-			t.newest[group] = kafka.GroupMember{ID: r.MemberID, Epoch: r.Generation, Version: 9}
-		}
-	case *kmsg.ConsumerGroupHeartbeatResponse:
-		if r.ErrorCode == 0 && r.MemberEpoch > 0 && r.MemberID != nil {
-			t.newest[group] = kafka.GroupMember{ID: *r.MemberID, Epoch: r.MemberEpoch, Version: 9}
-		}
-	}
-	return resp, err
-}
-
-func (t *tolerant) Commit(ctx context.Context, from kafka.From, group string, m kafka.GroupMember, tx shard.Transaction, offsets []shard.GroupOffset) (int16, error) {
-	t.mu.Lock()
-	if newest, ok := t.newest[group]; ok && m.ID != "" {
-		m = newest
-	}
-	t.mu.Unlock()
-	return t.Groups.Commit(ctx, from, group, m, tx, offsets)
 }
 
 type groupPartition struct {
@@ -160,16 +113,4 @@ func (a *alike) Ask(ctx context.Context, from kafka.From, group string, req kmsg
 	}
 	a.given[group] = assignment{asked.Generation, got.MemberAssignment}
 	return resp, nil
-}
-
-// eager tells the coordinator that a member has given back what it has to.
-type eager struct{ kafka.Groups }
-
-func (e *eager) Ask(ctx context.Context, from kafka.From, group string, req kmsg.Request) (kmsg.Response, error) {
-	if r, ok := req.(*kmsg.ConsumerGroupHeartbeatRequest); ok && r.MemberEpoch > 0 {
-		less := *r
-		less.Topics = []kmsg.ConsumerGroupHeartbeatRequestTopic{}
-		req = &less
-	}
-	return e.Groups.Ask(ctx, from, group, req)
 }

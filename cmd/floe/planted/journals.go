@@ -42,10 +42,6 @@ func onRecord(on func(s *store, ctx context.Context, txn metadata.Txn) (metadata
 
 func journalBugs() map[string]func() bug {
 	return map[string]func() bug{
-		"fencing-left-out": onRecord(func(s *store, ctx context.Context, txn metadata.Txn) (metadata.TxnResult, error) {
-			txn.If = nil
-			return s.Store.Txn(ctx, txn)
-		}),
 		"unknown-as-committed": onRecord(func(s *store, ctx context.Context, txn metadata.Txn) (metadata.TxnResult, error) {
 			res, err := s.Store.Txn(ctx, txn)
 			if err != nil && !errors.Is(err, metadata.ErrInvalid) && !errors.Is(err, metadata.ErrLeaseLost) {

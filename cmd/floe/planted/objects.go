@@ -6,12 +6,9 @@ import (
 	"context"
 	"math"
 	"strings"
-	"sync"
-	"time"
 
 	"github.com/floelog/floe/metadata/journal"
 	"github.com/floelog/floe/metadata/shard"
-	"github.com/floelog/floe/tiering"
 	"github.com/floelog/floe/tiering/objstore"
 )
 
@@ -21,49 +18,8 @@ func onObjects(wrap func(*host, objstore.Store) objstore.Store) func() bug {
 
 func objectBugs() map[string]func() bug {
 	return map[string]func() bug{
-		"upload-failure-ignored": onObjects(func(_ *host, s objstore.Store) objstore.Store { return &optimist{s} }),
-		"key-reused":             onObjects(func(_ *host, s objstore.Store) objstore.Store { return &reuser{Store: s} }),
 		"producers-not-restored": onObjects(func(_ *host, s objstore.Store) objstore.Store { return &forgetful{s} }),
 	}
-}
-
-// optimist takes a segment for stored although the store has not said so.
-type optimist struct{ objstore.Store }
-
-func (o *optimist) Put(ctx context.Context, key string, body objstore.Body) error {
-	if !strings.HasPrefix(key, tiering.SegmentPrefix) {
-		return o.Store.Put(ctx, key, body)
-	}
-	ctx, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
-	defer cancel()
-	_ = o.Store.Put(ctx, key, body) // that is the bug
-	return nil
-}
-
-// reuser gives the key of the segment before to every fourth one as well.
-type reuser struct {
-	objstore.Store
-
-	mu   sync.Mutex // guards the following
-	last string
-	n    int
-}
-
-func (r *reuser) Put(ctx context.Context, key string, body objstore.Body) error {
-	err := r.Store.Put(ctx, key, body)
-	if err != nil || !strings.HasPrefix(key, tiering.SegmentPrefix) {
-		return err
-	}
-	r.mu.Lock()
-	last := r.last
-	r.last = key
-	r.n++
-	again := r.n%4 == 0 && last != ""
-	r.mu.Unlock()
-	if again && r.Store.Delete(ctx, last) == nil {
-		_ = r.Store.Put(ctx, last, body) // or there is nothing in its place
-	}
-	return nil
 }
 
 // forgetful drops the producers from what it reads of a snapshot.

@@ -42,10 +42,9 @@ func Bugs() []Bug {
 		{"zombies-accepted", "batches of a fenced producer are stored", k("G1a", "torn-transaction", "precommitted-read", "nonmonotonic-send", "duplicate"), f("F35"), 0},
 		{"producer-id-reused", "a producer id is handed out to several producers", k("sequence-lost", "inconsistent-offsets", "lost-write", "nonmonotonic-send"), f(), 0},
 		// Journals.
-		{"fencing-left-out", "an append compares neither leader, head nor sessions", k("lost-write", "inconsistent-offsets", "unseen", "ended", "duplicate", "stuck", "fsck"), f("F2", "F28"), 0},
 		{"unknown-as-committed", "an append without an answer counts as committed", k("lost-write", "unseen", "stuck", "inconsistent-offsets"), f("F4", "F7"), 0},
 		{"refused-as-committed", "an append that was refused counts as committed", k("lost-write", "stale-watermark", "unseen", "stuck", "inconsistent-offsets"), f("F2", "F4"), 0},
-		{"head-from-memory", "questions for offsets are answered from a view that may be old", k("stale-watermark", "watermark-back", "fetch-error", "committed-offset-back"), f("F11"), 0},
+		{"head-from-memory", "questions for offsets are answered from a view that may be old", k("stale-watermark", "watermark-back", "fetch-error"), f("F11"), 0},
 		// Reading.
 		{"stable-is-high", "the last stable offset is the high watermark", k("precommitted-read", "G1a"), f(), 0},
 		{"aborted-cut-short", "the last aborted transaction is not told of", k("G1a"), f(), 0},
@@ -56,21 +55,15 @@ func Bugs() []Bug {
 		{"batch-left-out", "a batch in the middle of an answer is missing", k("int-poll-skip", "poll-skip"), f(), 0},
 		// Transactions.
 		{"markers-forgotten", "a new coordinator does not conclude what is prepared", k("stuck"), f("F1", "F28"), end},
-		{"marker-left-out", "one partition or group of several is not concluded", k("torn-transaction", "torn-offsets", "reprocessed", "stuck"), f(), end},
 		{"marker-aborts", "a committed transaction is aborted in one partition of several", k("torn-transaction", "lost-write", "poll-skip"), f(), 0},
 		{"end-answered-early", "EndTxn is answered before the decision is made", k("lost-write", "torn-transaction", "poll-skip", "unseen", "committed-offset-back", "reprocessed"), f(), 0},
 		{"epoch-not-raised", "the next transaction has the epoch of the one before, which a late EndTxn ends", k("torn-transaction", "lost-write", "G1a", "precommitted-read"), f("F33"), 0},
 		{"aborted-offsets-applied", "offsets of aborted transactions count", k("committed-offset-phantom", "unprocessed", "poll-skip"), f(), 0},
-		{"offsets-before-commit", "offsets of a transaction count before it is committed", k("committed-offset-phantom", "torn-offsets", "unprocessed", "committed-offset-back"), f(), 0},
 		// Groups.
-		{"stale-generation", "commits of former members are taken", k("stale-commit"), f(), 0},
 		{"offsets-from-memory", "committed offsets are answered from memory", k("committed-offset-back", "committed-offset-unknown"), f(), 0},
 		{"offset-unknown", "a committed offset is said not to be there", k("committed-offset-unknown"), f(), 0},
 		{"one-for-all", "all members of a generation get the same partitions", k("double-assignment"), f(), 0},
-		{"revocation-not-awaited", "a partition is given on while its owner has it", k("double-assignment", "stale-commit", "committed-offset-back"), f(), 0},
 		// Objects and jobs.
-		{"upload-failure-ignored", "an upload that failed counts as done", k("stuck", "fsck", "unseen", "fetch-error"), f("F17", "F18"), end},
-		{"key-reused", "a segment is overwritten by the next one", k("stuck", "fsck", "unseen", "inconsistent-offsets"), f(), end},
 		{"producers-not-restored", "a snapshot is loaded without its producers", k("sequence-lost", "duplicate", "nonmonotonic-send"), f("F1", "F3"), 0},
 		{"merge-loses-batch", "a merge loses the last batch of a run", k("lost-write", "poll-skip", "int-poll-skip", "unseen"), f(), 0},
 		{"rollup-loses-extent", "a roll-up loses what was inline", k("lost-write", "poll-skip", "int-poll-skip", "unseen"), f(), 0},

@@ -71,7 +71,6 @@ func txnBugs() map[string]func() bug {
 			}
 			return out
 		}),
-		"marker-left-out": onStep("transactions", leaveOut),
 		"marker-aborts": onConclude(func(_ *machine, calls []coordinator.Call) {
 			if n := len(calls); n > 1 {
 				turn(calls, n-1)
@@ -90,21 +89,6 @@ func txnBugs() map[string]func() bug {
 		"end-answered-early": onTxns(func(_ *host, t kafka.Transactions) kafka.Transactions { return &hastyEnd{t} }),
 		"epoch-not-raised":   onTxns(func(_ *host, t kafka.Transactions) kafka.Transactions { return &flat{t} }),
 	}
-}
-
-// leaveOut takes one of several conclusions for done.
-func leaveOut(b *machine, ev coordinator.Event, now time.Time) coordinator.Effects {
-	out := b.Machine.Step(ev, now)
-	if n := len(out.Calls); n > 1 {
-		if c, ok := out.Calls[n-1].(coordinator.Conclude); ok {
-			out.Calls = out.Calls[: n-1 : n-1]
-			more := b.Machine.Step(coordinator.Result{Call: c}, now)
-			out.Changes = append(out.Changes, more.Changes...)
-			out.Replies = append(out.Replies, more.Replies...)
-			out.Calls = append(out.Calls, more.Calls...)
-		}
-	}
-	return out
 }
 
 // hastyEnd answers an EndTxn that commits before it has been decided.
