@@ -5,8 +5,6 @@ package planted
 import (
 	"context"
 	"slices"
-	"sync"
-	"time"
 
 	"github.com/floelog/floe/compaction/job"
 	"github.com/floelog/floe/metadata/shard"
@@ -19,9 +17,6 @@ type journals struct {
 	job.Journals
 	h  *host
 	on func(j *journals, ctx context.Context, id tiering.ShardID, r *shard.Replace)
-
-	mu    sync.Mutex // guards the following
-	swept time.Time
 }
 
 // Change lets the bug change each replacement before it is committed.
@@ -51,7 +46,6 @@ func jobBugs() map[string]func() bug {
 				_ = j.Journals.Change(ctx, id, shard.Trim{Partition: r.Partition, LogStart: r.Base() + 1}) // or later
 			}
 		}),
-		"sweep-of-all": onReplace(sweepAll),
 	}
 }
 
@@ -94,30 +88,5 @@ func loseExtent(j *journals, _ context.Context, id tiering.ShardID, r *shard.Rep
 	})
 	if inline && j.h.oneIn(10) {
 		r.With = []tiering.Extent{hole(r.Base(), r.With[len(r.With)-1].End())}
-	}
-}
-
-// sweepAll deletes all segments that no state names, whoever has just stored them.
-func sweepAll(j *journals, ctx context.Context, _ tiering.ShardID, _ *shard.Replace) {
-	j.mu.Lock()
-	soon := time.Since(j.swept) < 300*time.Millisecond
-	if !soon {
-		j.swept = time.Now()
-	}
-	j.mu.Unlock()
-	infos, err := j.h.objects.List(ctx, tiering.SegmentPrefix, "", 1000)
-	if soon || err != nil {
-		return
-	}
-	named := map[string]bool{}
-	for id := range tiering.ShardID(j.NumShards()) {
-		j.View(id).Read(func(s *shard.State) {
-			s.Objects(func(id tiering.SegmentID) { named[id.Key()] = true }, func(tiering.SegmentID) {})
-		})
-	}
-	for _, o := range infos {
-		if !named[o.Key] {
-			_ = j.h.objects.Delete(ctx, o.Key) // or the next time
-		}
 	}
 }

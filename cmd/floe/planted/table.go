@@ -68,7 +68,6 @@ func Bugs() []Bug {
 		{"merge-loses-batch", "a merge loses the last batch of a run", k("lost-write", "poll-skip", "int-poll-skip", "unseen"), f(), 0},
 		{"rollup-loses-extent", "a roll-up loses what was inline", k("lost-write", "poll-skip", "int-poll-skip", "unseen"), f(), 0},
 		{"trim-too-far", "retention deletes what is to be kept", k("trimmed"), f(), 0},
-		{"sweep-of-all", "the sweeper deletes segments that nothing names yet", k("stuck", "fsck", "unseen"), f(), end},
 	}
 }
 
