@@ -158,12 +158,13 @@ func (l *leadership) take(ctx, work context.Context, id tiering.ShardID) (wait t
 
 // allLed notes which shards have a leader, and reports whether every one has had one. Shards
 // that move have none for a moment, as when this agent takes its share. Those that stand still,
-// since their journal cannot be read, keep no agent from serving the others.
+// since their journal cannot be read, keep no agent from serving the others. One that this agent
+// has only begun to take has no leader yet.
 func (l *leadership) allLed(known []journal.Leadership, led map[tiering.ShardID]bool) bool {
 	all := true
 	for i, k := range known {
 		id := tiering.ShardID(i)
-		led[id] = led[id] || k.Live
+		led[id] = led[id] || k.Live && (membership.NodeID(k.Node) != l.self || l.set.Leader(id) != nil)
 		all = all && (led[id] || l.set.View(id).Err() != nil)
 	}
 	return all

@@ -62,11 +62,18 @@ func TestReadersSideBySideShareWhatIsFetchedAhead(t *testing.T) {
 				Segment: id(uint64(1 + i)), Position: tiering.Position(p * part)})
 		}
 	}
+	behind := make([][]tiering.Extent, partitions) // as merged, where the segment's header is
+	for p := range partitions {
+		for _, e := range merged[p] {
+			e.Position += 100
+			behind[p] = append(behind[p], e)
+		}
+	}
 	for _, tc := range []struct {
 		name string
 		logs [][]tiering.Extent
 		get  int64 // bytes, of the bare GETs
-	}{{"large segments", merged, block}, {"flushes", flushes, part}} {
+	}{{"large segments", merged, block}, {"flushes", flushes, part}, {"behind a header", behind, block}} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := &far{latency: 100 * time.Millisecond, bandwidth: 200 << 20}
