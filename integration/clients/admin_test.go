@@ -57,7 +57,8 @@ func adminTopics(t *testing.T, addrs []string) {
 	if err != nil || dry[topic].Err != nil {
 		t.Errorf("validate: %v, %v", dry, err)
 	}
-	created, err := a.CreateTopic(ctx, 3, -1, nil, topic)
+	forever := map[string]*string{"retention.ms": kadm.StringPtr("-1")} // its records are old
+	created, err := a.CreateTopic(ctx, 3, -1, forever, topic)
 	if err != nil || created.NumPartitions != 3 || created.ID == (kadm.TopicID{}) {
 		t.Fatalf("create: %+v, %v", created, err)
 	}
@@ -78,9 +79,9 @@ func adminTopics(t *testing.T, addrs []string) {
 	}
 	refused("fewer partitions", fewer[topic].Err, kerr.InvalidPartitions)
 	for _, addr := range addrs {
-		topics, err := admin(t, []string{addr}).ListTopics(ctx, topic)
-		if err != nil || len(topics[topic].Partitions) != 5 || topics[topic].ID != created.ID {
-			t.Errorf("through %s: %+v, %v", addr, topics[topic], err)
+		topics := listed(t, addr, func(in kadm.TopicDetails) bool { return len(in[topic].Partitions) == 5 }, topic)
+		if topics[topic].ID != created.ID {
+			t.Errorf("through %s: %+v", addr, topics[topic])
 		}
 		for _, p := range topics[topic].Partitions {
 			if p.Err != nil || p.Leader < 1 || len(p.Replicas) == 0 || len(p.ISR) == 0 {
@@ -99,9 +100,29 @@ func adminTopics(t *testing.T, addrs []string) {
 	again, err := a.DeleteTopic(ctx, topic)
 	refused("delete again", errors.Join(err, again.Err), kerr.UnknownTopicOrPartition)
 	for _, addr := range addrs {
-		topics, err := admin(t, []string{addr}).ListTopics(ctx)
-		if err != nil || topics.Has(topic) {
-			t.Errorf("through %s: a deleted topic is listed, or %v", addr, err)
+		listed(t, addr, func(in kadm.TopicDetails) bool { return !in.Has(topic) })
+	}
+}
+
+// listed waits until the agent at an address lists topics as they should be: an agent hears of
+// what another one created, altered or deleted within moments, as Kafka's brokers do.
+func listed(t *testing.T, addr string, should func(kadm.TopicDetails) bool, topics ...string) kadm.TopicDetails {
+	t.Helper()
+	a, ctx := admin(t, []string{addr}), deadline(t)
+	again := time.NewTicker(10 * time.Millisecond)
+	defer again.Stop()
+	for {
+		in, err := a.ListTopics(ctx, topics...)
+		if err != nil {
+			t.Fatalf("listing topics through %s: %v", addr, err)
+		}
+		if should(in) {
+			return in
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			t.Fatalf("through %s: %+v", addr, in)
 		}
 	}
 }
