@@ -14,7 +14,6 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/floelog/floe/integration/history"
 )
@@ -279,23 +278,4 @@ func (l *load) readAll(ctx context.Context) {
 			return
 		}
 	}
-}
-
-// leaders counts the partitions that each agent leads, by node id.
-func (l *load) leaders(ctx context.Context, client *kgo.Client) (map[int32]int, error) {
-	req := kmsg.NewPtrMetadataRequest()
-	t := kmsg.NewMetadataRequestTopic()
-	t.Topic = kmsg.StringPtr(topic)
-	req.Topics = append(req.Topics, t)
-	resp, err := req.RequestWith(ctx, client)
-	if err != nil {
-		return nil, fmt.Errorf("asking who leads: %w", err)
-	}
-	led := map[int32]int{}
-	for _, t := range resp.Topics {
-		for _, p := range t.Partitions {
-			led[p.Leader]++
-		}
-	}
-	return led, nil
 }
