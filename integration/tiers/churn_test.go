@@ -30,42 +30,50 @@ type churn struct {
 	generations atomic.Int64
 	names       [churnTopics]string // of the topics' last generations in the history
 	ends        [churnTopics]map[int32]int64
+	ids         [churnTopics]map[kadm.TopicID]string // generations by their topic's id
 }
 
 // run is one topic's life, again and again until ctx ends.
 func (u *churn) run(ctx context.Context, topic int) {
 	r := u.c.rand(uint64(1000 + topic))
 	name := fmt.Sprintf("churn-%d", topic)
+	u.ids[topic] = map[kadm.TopicID]string{}
 	for g := 0; ctx.Err() == nil; g++ {
 		if g > 0 && !u.delete(name) {
 			return
 		}
-		if !u.create(name) {
+		id, ok := u.create(name)
+		if !ok {
 			return
 		}
 		u.names[topic] = fmt.Sprintf("%s#%d", name, g)
+		if id != (kadm.TopicID{}) {
+			u.ids[topic][id] = u.names[topic]
+		}
 		u.ends[topic] = u.fill(name, u.names[topic], 20+r.IntN(200), r.Uint64())
 		u.generations.Add(1)
 		u.readAll(name, topic, fmt.Sprintf("reader-%d", g))
 	}
 }
 
-func (u *churn) create(name string) bool {
+// create creates a topic and returns its id, or none if it is not known.
+func (u *churn) create(name string) (id kadm.TopicID, ok bool) {
 	client := u.c.client(name + "-creator")
 	defer client.Close()
 	ctx, cancel := context.WithTimeout(u.c.t.Context(), patience)
 	defer cancel()
 	err := answered(func() error {
-		_, err := kadm.NewClient(client).CreateTopic(ctx, churnPartitions, agents, nil, name)
+		created, err := kadm.NewClient(client).CreateTopic(ctx, churnPartitions, agents, nil, name)
+		id = created.ID
 		return err
 	})
 	// The client repeats a request whose answer is lost: what exists already is what it has
 	// created, and the history says so if it is not.
 	if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
 		u.c.errorf("create %s: %v", name, err)
-		return false
+		return id, false
 	}
-	return true
+	return id, true
 }
 
 func (u *churn) delete(name string) bool {
@@ -121,6 +129,15 @@ func (u *churn) fill(topic, generation string, records int, seed uint64) map[int
 
 // readAll reads a topic as it is, from its start to its end.
 func (u *churn) readAll(topic string, n int, reader string) {
+	ctx, cancel := context.WithTimeout(u.c.t.Context(), patience)
+	defer cancel()
+	for attempt := 1; !u.readOnce(ctx, topic, n, fmt.Sprintf("%s-%d", reader, attempt)); attempt++ {
+	}
+}
+
+// readOnce is one attempt. It reports false if an agent that was stopped told the client of the
+// topic that was there before: that one's offsets mean nothing, so another client has to begin.
+func (u *churn) readOnce(ctx context.Context, topic string, n int, reader string) bool {
 	generation, ends := u.names[n], u.ends[n]
 	from := map[int32]kgo.Offset{}
 	next := map[int32]int64{}
@@ -130,29 +147,46 @@ func (u *churn) readAll(topic string, n int, reader string) {
 	}
 	client := u.c.client(reader, kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: from}), kgo.ConsumeResetOffset(kgo.NoResetOffset()))
 	defer client.Close()
-	ctx, cancel := context.WithTimeout(u.c.t.Context(), patience)
-	defer cancel()
 	for !reached(next, ends) {
 		fetches := client.PollFetches(ctx)
 		if ctx.Err() != nil {
 			u.c.errorf("%s: read up to %v of %v after %v", generation, next, ends, patience)
-			return
+			return true
 		}
-		fetches.EachPartition(func(p kgo.FetchTopicPartition) {
-			if p.Err != nil || len(p.Records) == 0 {
-				return
+		for _, f := range fetches {
+			for _, t := range f.Topics {
+				if !u.take(n, reader, t, next) {
+					return false
+				}
 			}
-			reads := make([]history.Read, len(p.Records))
-			for i, r := range p.Records {
-				reads[i] = history.Read{Offset: r.Offset, Record: r.Value}
-			}
-			u.h.Polled(reader, history.Partition{Topic: generation, ID: p.Partition}, history.Watermarks{LogStart: -1, LastStable: -1, High: p.HighWatermark}, reads)
-			next[p.Partition] = reads[len(reads)-1].Offset + 1
-		})
+		}
 	}
 	for p, end := range ends {
 		u.h.ReadWhole(reader, history.Partition{Topic: generation, ID: p}, 0, end)
 	}
+	return true
+}
+
+// take notes what a reader was given of a topic, and reports false if that is one of before.
+func (u *churn) take(n int, reader string, t kgo.FetchTopic, next map[int32]int64) bool {
+	generation := u.names[n]
+	for _, p := range t.Partitions {
+		if p.Err != nil || len(p.Records) == 0 {
+			continue
+		}
+		if of, known := u.ids[n][kadm.TopicID(t.TopicID)]; known && of != generation {
+			u.c.note("%s: %s was told of %s", generation, reader, of)
+			return false
+		}
+		u.ids[n][kadm.TopicID(t.TopicID)] = generation
+		reads := make([]history.Read, len(p.Records))
+		for i, r := range p.Records {
+			reads[i] = history.Read{Offset: r.Offset, Record: r.Value}
+		}
+		u.h.Polled(reader, history.Partition{Topic: generation, ID: p.Partition}, history.Watermarks{LogStart: -1, LastStable: -1, High: p.HighWatermark}, reads)
+		next[p.Partition] = reads[len(reads)-1].Offset + 1
+	}
+	return true
 }
 
 func reached(next, ends map[int32]int64) bool {
