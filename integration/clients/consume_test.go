@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -206,7 +207,7 @@ func franzTail(t *testing.T, addrs []string) {
 	}
 	var waiting []*kgo.Client
 	for i := range addrs {
-		waiting = append(waiting, dial(t, addrs, kgo.Rack(fmt.Sprintf("zone-%d", i)), kgo.FetchMaxWait(patience/2),
+		waiting = append(waiting, dial(t, addrs, kgo.Rack(fmt.Sprintf("zone-%d", i)), kgo.FetchMaxWait(30*time.Second),
 			kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: assigned})))
 	}
 	for i := range 3 {

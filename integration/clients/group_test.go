@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 )
 
 const groupWhat = "members join, share the partitions and leave; commits, resumed from by another member; written with none and gzip"
@@ -121,16 +122,22 @@ func (in *input) awaitCommitted(t *testing.T, group string) {
 	})
 }
 
-// committed returns what a group has committed, by partition.
+// committed returns what a group has committed, by partition, when no transaction is about to
+// change that: a producer hears that one has ended before the group does.
 func committed(t *testing.T, addrs []string, group, topic string) map[int32]int64 {
 	t.Helper()
-	offsets, err := admin(t, addrs).FetchOffsets(deadline(t), group)
-	if err == nil {
-		err = offsets.Error()
-	}
-	if err != nil {
-		t.Fatalf("committed offsets of %s: %v", group, err)
-	}
+	a, ctx := admin(t, addrs), kadm.RequireStable(deadline(t))
+	var offsets kadm.OffsetResponses
+	eventually(t, "the committed offsets of "+group+" are stable", func() (bool, string) {
+		var err error
+		if offsets, err = a.FetchOffsets(ctx, group); err == nil {
+			err = offsets.Error()
+		}
+		if err != nil && !errors.Is(err, kerr.UnstableOffsetCommit) {
+			t.Fatalf("committed offsets of %s: %v", group, err)
+		}
+		return err == nil, fmt.Sprint(err)
+	})
 	out := map[int32]int64{}
 	offsets.Each(func(o kadm.OffsetResponse) {
 		if o.Topic == topic {
@@ -251,9 +258,9 @@ func testStatic(t *testing.T, addrs []string, w worker, protocol string) {
 	m := func(instance string) membership {
 		return membership{addrs: addrs, group: in.topic, topic: in.topic, protocol: protocol, instance: instance}
 	}
-	in.write(t, groupRecords)
 	first, second := w.join(t, b, m("one")), w.join(t, b, m("two"))
 	b.await(t, "two static members share the partitions", share(first, second))
+	in.write(t, groupRecords) // not before: who has read it has heard of all changes
 	in.awaitAll(t, b, "two static members read all", first, second)
 	b.mu.Lock()
 	had, times := slices.Clone(second.assigned), first.times

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 )
@@ -95,7 +96,8 @@ func consoleTransactions(t *testing.T, e *env) {
 	id := topic
 	createTopic(t, addrs, topic, 1)
 	franz{}.produce(t, addrs, topic, "none", valuesOf(0, []string{"plain"}))
-	c := dial(t, addrs, kgo.TransactionalID(id))
+	// It is the tools that end it, however long they take to be heard.
+	c := dial(t, addrs, kgo.TransactionalID(id), kgo.TransactionTimeout(10*time.Minute))
 	ctx := deadline(t)
 	if err := c.BeginTransaction(); err != nil {
 		t.Fatal(err)
@@ -115,7 +117,7 @@ func consoleTransactions(t *testing.T, e *env) {
 	says("describe of what was terminated", run("describe", "--transactional-id", id), id+`\s+\d+\s+\d+\s+(Empty|CompleteAbort)`)
 
 	// A transaction that hangs in one partition is ended there alone.
-	hanging := dial(t, addrs, kgo.TransactionalID(id))
+	hanging := dial(t, addrs, kgo.TransactionalID(id), kgo.TransactionTimeout(10*time.Minute))
 	if err := hanging.BeginTransaction(); err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ package clients
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"testing"
 	"time"
@@ -74,7 +75,8 @@ func loadForIdleness(t *testing.T, f *fixture.Floe) {
 // awaitQuiet waits until the store has not been asked anything for quiet.
 func awaitQuiet(t *testing.T, f *fixture.Floe) float64 {
 	t.Helper()
-	ctx := deadline(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience) // rest begins when the last of the load's work is done
+	defer cancel()
 	again := time.NewTicker(250 * time.Millisecond)
 	defer again.Stop()
 	count, since := f.Metric(requests), time.Now()

@@ -133,8 +133,12 @@ func testKcat(t *testing.T, e *env) {
 	topic := topicName(t)
 	createTopic(t, addrs, topic, 2)
 
-	text := fixture.Kcat(t, "", "-L", "-b", list)
-	for _, want := range []string{fmt.Sprintf("%d brokers:", len(addrs)), fmt.Sprintf("topic %q with 2 partitions:", topic), "(controller)"} {
+	var text string
+	eventually(t, "kcat -L tells of "+topic, func() (bool, string) { // any agent is asked
+		text = fixture.Kcat(t, "", "-L", "-b", list)
+		return strings.Contains(text, fmt.Sprintf("topic %q with 2 partitions:", topic)), text
+	})
+	for _, want := range []string{fmt.Sprintf("%d brokers:", len(addrs)), "(controller)"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("kcat -L does not say %q:\n%s", want, text)
 		}

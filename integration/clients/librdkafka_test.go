@@ -172,14 +172,15 @@ func adminOfLibrdkafka(t *testing.T, addrs []string) {
 	}
 	grown, err := a.CreatePartitions(ctx, []kafka.PartitionsSpecification{{Topic: topic, IncreaseTo: 4}})
 	failed("create partitions", grown, err)
-	meta, err := a.GetMetadata(&topic, false, int(patience.Milliseconds()))
-	if err != nil || len(meta.Brokers) != len(addrs) || len(meta.Topics[topic].Partitions) != 4 {
-		t.Errorf("metadata: %+v, %v", meta, err)
-	}
-	described, err := a.DescribeTopics(ctx, kafka.NewTopicCollectionOfTopicNames([]string{topic}))
-	if err != nil || len(described.TopicDescriptions) != 1 || len(described.TopicDescriptions[0].Partitions) != 4 {
-		t.Errorf("describe topic: %+v, %v", described, err)
-	}
+	// Any agent is asked, which hears of what another one did within moments, as Kafka's brokers do.
+	eventually(t, "metadata tells of the partitions", func() (bool, string) {
+		meta, err := a.GetMetadata(&topic, false, int(patience.Milliseconds()))
+		return err == nil && len(meta.Brokers) == len(addrs) && len(meta.Topics[topic].Partitions) == 4, fmt.Sprintf("%+v, %v", meta, err)
+	})
+	eventually(t, "the topic is described with its partitions", func() (bool, string) {
+		described, err := a.DescribeTopics(ctx, kafka.NewTopicCollectionOfTopicNames([]string{topic}))
+		return err == nil && len(described.TopicDescriptions) == 1 && len(described.TopicDescriptions[0].Partitions) == 4, fmt.Sprintf("%+v, %v", described, err)
+	})
 	whole, err := a.DescribeCluster(ctx)
 	if err != nil || len(whole.Nodes) != len(addrs) || whole.ClusterID == nil || *whole.ClusterID == "" || whole.Controller == nil {
 		t.Errorf("describe cluster: %+v, %v", whole, err)
@@ -190,10 +191,10 @@ func adminOfLibrdkafka(t *testing.T, addrs []string) {
 	if err != nil || altered[0].Error.Code() != kafka.ErrNoError {
 		t.Errorf("alter configs: %v, %v", altered, err)
 	}
-	configs, err := a.DescribeConfigs(ctx, []kafka.ConfigResource{{Type: kafka.ResourceTopic, Name: topic}})
-	if err != nil || configs[0].Config["max.message.bytes"].Value != "2000000" || configs[0].Config["retention.ms"].Value != "-1" {
-		t.Errorf("describe configs: %v, %v", configs, err)
-	}
+	eventually(t, "the configs are described as they were altered", func() (bool, string) {
+		configs, err := a.DescribeConfigs(ctx, []kafka.ConfigResource{{Type: kafka.ResourceTopic, Name: topic}})
+		return err == nil && configs[0].Config["max.message.bytes"].Value == "2000000" && configs[0].Config["retention.ms"].Value == "-1", fmt.Sprint(configs, err)
+	})
 	librdkafka{}.produce(t, addrs, topic, "none", []record{{value: []byte("a")}, {value: []byte("b")}, {value: []byte("c")}})
 	tp := kafka.TopicPartition{Topic: &topic, Partition: 0, Offset: 2}
 	trimmed, err := a.DeleteRecords(ctx, []kafka.TopicPartition{tp})
@@ -212,9 +213,9 @@ func adminOfLibrdkafka(t *testing.T, addrs []string) {
 	}
 	deleted, err := a.DeleteTopics(ctx, []string{topic})
 	failed("delete", deleted, err)
-	gone, err := a.DescribeTopics(ctx, kafka.NewTopicCollectionOfTopicNames([]string{topic}))
-	var kerr kafka.Error
-	if errors.As(err, &kerr) || len(gone.TopicDescriptions) != 1 || gone.TopicDescriptions[0].Error.Code() != kafka.ErrUnknownTopicOrPart {
-		t.Errorf("describe after delete: %+v, %v", gone, err)
-	}
+	eventually(t, "the deleted topic is described as unknown", func() (bool, string) {
+		gone, err := a.DescribeTopics(ctx, kafka.NewTopicCollectionOfTopicNames([]string{topic}))
+		var kerr kafka.Error
+		return !errors.As(err, &kerr) && len(gone.TopicDescriptions) == 1 && gone.TopicDescriptions[0].Error.Code() == kafka.ErrUnknownTopicOrPart, fmt.Sprintf("%+v, %v", gone, err)
+	})
 }

@@ -151,9 +151,10 @@ func testMalformed(t *testing.T, e *env) {
 		conn.Close()
 	}
 	for i, addr := range e.floe.Addrs() {
-		if err := e.floe.Ready(i); err != nil {
-			t.Errorf("agent %d is not ready any more: %v", i, err)
-		}
+		eventually(t, fmt.Sprintf("agent %d is ready", i), func() (bool, string) { // a shard may just be on its way to it
+			err := e.floe.Ready(i)
+			return err == nil, fmt.Sprint(err)
+		})
 		topic := topicName(t, fmt.Sprint(i))
 		createTopic(t, []string{addr}, topic, 1)
 		sent := franz{}.produce(t, []string{addr}, topic, "none", samples(0))

@@ -13,9 +13,9 @@ import (
 	"time"
 )
 
-// patience bounds every wait for a client. Nothing here takes seconds; a machine that
-// runs every test at once may need many times what this one does.
-const patience = time.Minute
+// patience bounds every wait for a client. Little here takes seconds; a machine that runs every
+// test at once, with several virtual machines of Java among them, may need many times that.
+const patience = 3 * time.Minute
 
 // A record is what a producer is given and a consumer gets. Nil and empty bytes differ.
 type record struct {
