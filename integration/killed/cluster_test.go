@@ -112,8 +112,15 @@ func seed(t testing.TB) uint64 {
 	return s
 }
 
-// start puts a load on a cluster and waits until every partition acknowledges.
+// start puts a load on a cluster, which consumers follow from the racks, and waits until every
+// partition acknowledges.
 func start(t testing.TB, f *fixture.Floe, m *fixture.MinIOServer, racks ...string) *cluster {
+	t.Helper()
+	return startLoad(t, f, m, workload.Config{Racks: racks})
+}
+
+// startLoad is start of a load that is impatient unless it says otherwise.
+func startLoad(t testing.TB, f *fixture.Floe, m *fixture.MinIOServer, cfg workload.Config) *cluster {
 	t.Helper()
 	s := seed(t)
 	c := &cluster{t: t, floe: f, minio: m, h: newHistory(t), r: rand.New(rand.NewPCG(s, 0)), seen: map[string]*figures{}}
@@ -124,10 +131,9 @@ func start(t testing.TB, f *fixture.Floe, m *fixture.MinIOServer, racks ...strin
 			}
 		})
 	}
-	c.load = workload.Start(t, c.h, workload.Config{
-		Agents: f.Addrs(), Topic: "killed", Partitions: 12, Idempotent: 3, Plain: 1, Rate: 100, Racks: racks, Seed: s,
-		Stuck: c.keepStacks,
-	})
+	cfg.Agents, cfg.Topic, cfg.Partitions, cfg.Idempotent, cfg.Plain, cfg.Rate = f.Addrs(), "killed", 12, 3, 1, 100
+	cfg.Seed, cfg.Stuck = s, c.keepStacks
+	c.load = workload.Start(t, c.h, cfg)
 	c.await(time.Now(), c.load.All())
 	c.load.Slowest()
 	return c

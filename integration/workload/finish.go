@@ -50,7 +50,9 @@ func (l *Load) within(settle time.Duration, step func(ctx context.Context) error
 	defer cancel()
 	if err := step(ctx); err != nil {
 		l.h.Note("%v", err)
-		l.cfg.Stuck()
+		if l.cfg.Stuck != nil {
+			l.cfg.Stuck()
+		}
 		l.t.Errorf("after %v of peace: %v", settle, err)
 	}
 }

@@ -26,7 +26,7 @@ const DataLoss history.Kind = "sequence-lost"
 func (l *Load) producer(who history.Producer, opts ...kgo.Opt) *kgo.Client {
 	l.t.Helper()
 	return l.client(who.Name, append([]kgo.Opt{
-		kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProduceRequestTimeout(produceTimeout),
+		kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProduceRequestTimeout(l.cfg.Commit),
 		kgo.MaxBufferedRecords(maxBuffered), kgo.WithHooks(&l.torn),
 		kgo.ProducerBatchCompression(kgo.NoCompression()), // the filler does not compress
 		kgo.ProducerLinger(0),

@@ -42,7 +42,8 @@ type Config struct {
 	// Patience is how long a client waits for an answer; 0: requestOverhead. More than an agent
 	// is paused for where the store is slow, so that agents are not asked for the same over and over.
 	Patience time.Duration
-	Stuck    func() // is called when something is not done in time, before the test fails
+	Commit   time.Duration // how long an agent may take to commit what is produced; 0: produceTimeout
+	Stuck    func()        // is called when something is not done in time, before the test fails; nil: nothing is
 }
 
 const (
@@ -81,7 +82,7 @@ type Load struct {
 // Start creates the topic and starts a load, which runs until Finish or the test's end.
 func Start(t testing.TB, h *history.History, cfg Config) *Load {
 	t.Helper()
-	cfg.Observe, cfg.Patience = cmp.Or(cfg.Observe, observeEvery), cmp.Or(cfg.Patience, requestOverhead)
+	cfg.Observe, cfg.Patience, cfg.Commit = cmp.Or(cfg.Observe, observeEvery), cmp.Or(cfg.Patience, requestOverhead), cmp.Or(cfg.Commit, produceTimeout)
 	l := &Load{t: t, h: h, cfg: cfg}
 	l.progress.begun = map[int32]time.Time{}
 	l.createTopic()
