@@ -4,6 +4,7 @@ package fault
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -163,7 +164,9 @@ func crowdAgent(ctx context.Context, r *Round) (fired int, err error) {
 		return fired, nil
 	}
 	few := unix.Rlimit{Cur: uint64(open), Max: before.Max}
-	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &few, nil); err != nil {
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &few, nil); errors.Is(err, unix.ESRCH) {
+		return fired, nil // another fault has just ended it
+	} else if err != nil {
 		return fired, fmt.Errorf("limit %s to %d files: %w", a.Name(), open, err)
 	}
 	crowd.Open(ctx, 50)
