@@ -17,7 +17,7 @@ const (
 
 	// aheadShare is the part of the capacity that may hold what was fetched ahead and nobody
 	// has read yet, once all of it is in use: a quarter. Not smaller: it bounds the GETs in
-	// flight. Not larger: it would displace itself from the share of newcomers.
+	// flight. Not larger: it is taken from what was read.
 	aheadShare = 4
 
 	// waitShare says how many slots are left to readers that wait: one for eight. Not fewer: they
@@ -270,6 +270,7 @@ func (c *Cache) prefetch(key blockKey, r run, how order, st *stream) bool {
 		s.forgetEmpty(b)
 		return false
 	}
+	c.ledger.await(b)
 	if err := c.start(b, w, how, by, true); err != nil {
 		by.leave() // closed: the read that asked will hear of it if it needs the store
 		s.forgetEmpty(b)

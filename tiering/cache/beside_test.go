@@ -13,7 +13,7 @@ import (
 // consumeAll reads logs of the same size as a consumer does that is assigned all of them: so
 // many bytes of each in a request, the next one when all of that has come and was worked on. It
 // returns how long that takes.
-func consumeAll(t *testing.T, c *cache.Cache, logs [][]tiering.Extent, each int, work time.Duration) time.Duration {
+func consumeAll(t *testing.T, c *cache.Cache, logs [][]tiering.Extent, each int, work time.Duration, cold bool) time.Duration {
 	t.Helper()
 	start := time.Now()
 	extent, pos := make([]int, len(logs)), make([]int, len(logs))
@@ -30,7 +30,7 @@ func consumeAll(t *testing.T, c *cache.Cache, logs [][]tiering.Extent, each int,
 					e := run[extent[p]]
 					n := min(each-got, int(e.Length)-pos[p])
 					r := cache.Range{Segment: e.Segment, Position: e.Position + tiering.Position(pos[p]), Length: n,
-						End: e.Position + tiering.Position(e.Length), Rest: run[extent[p]+1:], Cold: true}
+						End: e.Position + tiering.Position(e.Length), Rest: run[extent[p]+1:], Cold: cold}
 					if _, err := c.Read(t.Context(), r, nil); err != nil {
 						t.Error(err)
 						return
@@ -78,7 +78,7 @@ func TestReadersSideBySideShareWhatIsFetchedAhead(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := &far{latency: 100 * time.Millisecond, bandwidth: 200 << 20}
 				c := newCache(t, s, anything, cache.Options{Capacity: 192 << 20, BlockSize: block, MaxGets: 24})
-				took := consumeAll(t, c, tc.logs, 1<<20, 20*time.Millisecond)
+				took := consumeAll(t, c, tc.logs, 1<<20, 20*time.Millisecond, true)
 				c.Close()
 				want := int64(partitions * size)
 				bare := s.raw(int(want/tc.get), 16, tc.get)
@@ -89,6 +89,45 @@ func TestReadersSideBySideShareWhatIsFetchedAhead(t *testing.T) {
 				}
 				if s.bytes > want+want/20 {
 					t.Errorf("%d bytes were fetched for %d", s.bytes, want)
+				}
+			})
+		})
+	}
+}
+
+// What is fetched ahead stays until it is read, however much of the cache is taken by what is
+// read again: else it is fetched twice, and comes back as if it were read again itself.
+func TestWhatIsFetchedAheadOutlivesWhatWasRead(t *testing.T) {
+	const block, partitions, size, flush = 2 << 20, 12, 64 << 20, 8 << 20
+	merged, flushes := make([][]tiering.Extent, partitions), make([][]tiering.Extent, partitions)
+	const part = flush / partitions
+	for p := range partitions {
+		merged[p] = log(uint64(1+1000*p), size/(32<<20), 1, 32<<20)
+		for i := range size / part {
+			flushes[p] = append(flushes[p], tiering.Extent{Base: tiering.Offset(10 * i), Count: 10, Length: part,
+				Segment: id(uint64(1 + i)), Position: tiering.Position(p * part)})
+		}
+	}
+	for _, tc := range []struct {
+		name   string
+		logs   [][]tiering.Extent
+		blocks int
+	}{{"large segments", merged, partitions * size / block}, {"flushes", flushes, size / part * flush / block}} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &far{latency: 100 * time.Millisecond, bandwidth: 200 << 20}
+				c := newCache(t, s, anything, cache.Options{Capacity: 192 << 20, BlockSize: block, MaxGets: 24})
+				defer c.Close()
+				replayed := log(2<<20, 100, 1, block)
+				consumeAll(t, c, [][]tiering.Extent{replayed}, block, 0, true)
+				hot := log(1<<20, 60, 1, block)
+				for range 2 {
+					consumeAll(t, c, [][]tiering.Extent{hot}, block, 0, false)
+				}
+				before := s.gets
+				consumeAll(t, c, tc.logs, 1<<20, 20*time.Millisecond, false)
+				if n := s.gets - before; n > tc.blocks+tc.blocks/20 {
+					t.Errorf("%d GETs for %d blocks: %+v", n, tc.blocks, c.Stats())
 				}
 			})
 		})

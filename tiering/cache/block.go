@@ -36,7 +36,7 @@ type block struct {
 	// Guarded by the lock of the key's stripe.
 	content *content
 	flight  *flight // the load under way, or nil
-	readTo  int64   // greatest end that a reader asked for
+	askedTo int64   // greatest end that another agent asked for
 	unread  int64   // bytes that were fetched ahead and that nobody has asked for yet
 	stream  *stream // for which they were; nil if there are none
 	company company // who has come to it
@@ -160,14 +160,12 @@ func (c *Cache) find(key blockKey, p *part, fill int64, how order) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b := s.blockAt(key, how)
-	if p.lo < b.readTo && !how.cold {
-		// Bytes are read again. A scan that moves through the block is no reuse of it.
+	if !how.cold && b.readBefore(p, how) {
 		b.touch()
 	}
 	if !how.cold && b.cold.Load() {
 		b.cold.Store(false)
 	}
-	b.readTo = max(b.readTo, p.hi)
 	fill = max(fill, p.hi)
 	c.come(b, run{p.lo, fill})
 	c.arrived(b)
@@ -200,11 +198,28 @@ func (s *stripe) blockAt(key blockKey, how order) *block {
 	return b
 }
 
+// readBefore reports whether somebody has read the first bytes of the part already. Neither a
+// scan that moves through a block is a reuse of it, nor are readers of which each takes another
+// part, as those of the partitions of one flush do. What other agents ask for is not verified
+// here; what they ask for moves on through the block, too. The caller holds the stripe's lock.
+func (b *block) readBefore(p *part, how order) bool {
+	if !how.here {
+		return b.content.isVerified(p.lo, p.lo+1)
+	}
+	again := p.lo < b.askedTo
+	b.askedTo = max(b.askedTo, p.hi)
+	return again
+}
+
 // arrived ends the account of what was fetched ahead of b's first reader. The caller holds
 // the lock of the block's stripe.
 func (c *Cache) arrived(b *block) {
+	if b.unread == 0 && b.stream == nil {
+		return
+	}
 	c.ahead.Add(-b.unread)
 	b.unread = 0
+	c.ledger.arrived(b)
 	c.expect(b, nil)
 }
 

@@ -19,35 +19,18 @@ func (c *Cache) cut(out [][]byte, kept int) ([][]byte, int64) {
 	return out, whole
 }
 
-// cutParts is cut for what came from blocks: parts that hold nothing of it any more go, and
-// the blocks forget that somebody read what was cut off. The reader comes back for it, and
-// that is neither a reuse nor a jump.
+// cutParts is cut for what came from blocks: parts that hold nothing of it any more go.
 func (c *Cache) cutParts(out [][]byte, kept int, parts []part) ([][]byte, []part) {
 	out, left := c.cut(out, kept)
 	whole := parts[:0]
 	for _, p := range parts {
-		size := p.hi - p.lo
-		if size > left {
-			c.retreat(p.block, p.hi, p.lo+left)
-			p.hi = p.lo + left
-		}
+		p.hi = min(p.hi, p.lo+left)
 		left -= p.hi - p.lo
 		if p.hi > p.lo {
 			whole = append(whole, p)
 		}
 	}
 	return out, whole
-}
-
-// retreat moves the mark of how far a block was read back, unless another reader has moved
-// it meanwhile.
-func (c *Cache) retreat(b *block, from, to int64) {
-	s := c.stripeOf(b.key)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if b.readTo == from {
-		b.readTo = to
-	}
 }
 
 // Has reports whether a read of the range would be served from memory, as things are.

@@ -8,13 +8,13 @@ const (
 	// leave soon.
 	maxReused = 3
 
-	// smallShare is the part of all blocks that newcomers get: a quarter. Not smaller: what
-	// is fetched ahead waits here for its reader. Not larger: a scan can fill it.
+	// smallShare is the part of all blocks that newcomers get: a quarter. Not smaller: readers
+	// side by side share blocks. Not larger: a scan can fill it.
 	smallShare = 4
 
 	// coldShare is the part of all blocks that those of lagging readers get when others want
-	// the room: a quarter. Not smaller: what is fetched ahead of them waits here. Not larger:
-	// it is taken from what is read again.
+	// the room: a quarter. Not smaller: readers side by side share blocks. Not larger: it is
+	// taken from what is read again.
 	coldShare = 4
 )
 
@@ -27,6 +27,10 @@ const (
 // turn and leaves when it has none. The key of what left the small queue is remembered for
 // a while in the ghost: if it comes back it goes to the main queue at once. A scan so
 // never displaces what is read repeatedly, and a hit moves nothing.
+//
+// Blocks that were fetched ahead wait for their reader in a queue of their own, since what was
+// read already is of less use. They leave when half of the capacity was loaded since, for their
+// reader may have gone; and without a ghost: that such a block comes back says nothing of reuse.
 //
 // Blocks that only lagging readers asked for (Range.Cold) are on probation in a queue of
 // their own, whatever their number of reads, and leave no ghost: so a replay displaces
@@ -42,6 +46,8 @@ type ledger struct {
 	small    queue
 	main     queue
 	cold     queue
+	ahead    queue
+	loaded   int64 // bytes of all loads
 	ghost    ghost
 
 	oldest, newest *tail
@@ -61,7 +67,9 @@ type evicted struct {
 	tails  []*tail
 }
 
-func (l *ledger) blockBytes() int64 { return l.small.bytes + l.main.bytes + l.cold.bytes }
+func (l *ledger) blockBytes() int64 {
+	return l.small.bytes + l.main.bytes + l.cold.bytes + l.ahead.bytes
+}
 
 // hasRoom reports whether n bytes more would displace nothing.
 func (l *ledger) hasRoom(n int64) bool {
@@ -83,20 +91,48 @@ func (l *ledger) settle(b *block, reserved, n int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.fetching -= reserved
+	l.loaded += n
 	switch {
 	case n == 0 || b.gone:
 	case b.in != nil:
 		b.bytes += n
 		b.in.bytes += n
-	case b.cold.Load():
-		b.bytes = n
-		l.cold.push(b)
-	case l.ghost.take(b.key):
-		b.bytes = n
-		l.main.push(b)
+	case b.awaited:
+		b.bytes, b.loadedAt = n, l.loaded
+		l.ahead.push(b)
 	default:
 		b.bytes = n
+		l.admit(b)
+	}
+}
+
+// admit puts a block that somebody has asked for into its first queue.
+func (l *ledger) admit(b *block) {
+	switch {
+	case b.cold.Load():
+		l.cold.push(b)
+	case l.ghost.take(b.key):
+		l.main.push(b)
+	default:
 		l.small.push(b)
+	}
+}
+
+// await says that a block is about to be fetched ahead, if nothing of it is here yet.
+func (l *ledger) await(b *block) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b.awaited = b.in == nil && !b.gone
+}
+
+// arrived says that somebody has come to a block that was fetched ahead.
+func (l *ledger) arrived(b *block) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b.awaited = false
+	if b.in == &l.ahead {
+		l.ahead.remove(b)
+		l.admit(b)
 	}
 }
 
@@ -154,7 +190,12 @@ func (l *ledger) makeRoom() evicted {
 func (l *ledger) evictBlock() *block {
 	for {
 		warm := l.small.bytes + l.main.bytes
-		if l.cold.bytes > l.blockBytes()/coldShare || warm == 0 {
+		if b := l.ahead.oldest; b != nil && (l.ahead.bytes > l.capacity/aheadShare || l.loaded-b.loadedAt > l.capacity/2 || warm+l.cold.bytes == 0) {
+			l.ahead.remove(b)
+			b.gone = true
+			return b
+		}
+		if l.cold.bytes > (warm+l.cold.bytes)/coldShare || warm == 0 {
 			b := l.cold.oldest
 			l.cold.remove(b)
 			if !b.cold.Load() {
@@ -193,7 +234,9 @@ type link struct {
 	in           *queue // nil before the first bytes arrive and after it left
 	older, newer *block
 	bytes        int64
-	gone         bool // evicted or dropped: not to be accounted for again
+	gone         bool  // evicted or dropped: not to be accounted for again
+	awaited      bool  // fetched ahead, and nobody has come to it
+	loadedAt     int64 // bytes of all loads up to this one's, if it is awaited
 }
 
 // queue is a FIFO of blocks from which any can be removed.
