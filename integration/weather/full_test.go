@@ -51,13 +51,11 @@ func (w *world) ask(path string, body, answer any) error {
 func TestEtcdFull(t *testing.T) {
 	w := newWorld(t, "--quota-backend-bytes", fmt.Sprint(16<<20))
 	w.begin()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	known, err := w.produce(ctx, w.client(), "small", 1, 100)
-	if err != nil {
-		t.Fatal(err)
-	}
+	known, writer := w.newKnown(), w.leader("small", 2)
 	c := w.newCold()
+	ctx, cancel := context.WithTimeout(t.Context(), 4*patience)
+	defer cancel()
+	var err error
 	key, value := base64.StdEncoding.EncodeToString([]byte("/filler")), base64.StdEncoding.EncodeToString(make([]byte, 512<<10))
 	for n := 0; err == nil; n++ {
 		if n > 200 {
@@ -68,7 +66,7 @@ func TestEtcdFull(t *testing.T) {
 	t.Logf("etcd says %v", err)
 	acked := make(chan error, 1)
 	w.client().Produce(t.Context(), &kgo.Record{Topic: "small", Partition: 2, Value: []byte("waits")}, func(_ *kgo.Record, err error) { acked <- err })
-	page := w.says(0, true, "degraded: metadata store: writes find no space")
+	page := w.says(writer, true, "degraded: metadata store: writes find no space")
 	t.Logf("while etcd is full, /readyz says:\n%s", page)
 	for node := int32(1); node <= agents; node++ {
 		if n, err := w.fetch(ctx, node, "small", 1, known.Offset); err != nil || n == 0 {

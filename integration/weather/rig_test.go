@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -34,7 +35,7 @@ const (
 	// recovery is the aim, from the end of the trouble; patience fails the test, on a machine that
 	// runs everything at once.
 	recovery = 5 * time.Second
-	patience = 15 * time.Second
+	patience = 45 * time.Second
 	agents   = 2
 	large    = 200 << 10 // bytes of a record that is never inline
 )
@@ -193,12 +194,46 @@ func (w *world) newCold() cold {
 	if _, err := w.produce(ctx, client, c.topic, 0, large); err != nil {
 		w.Fatal(err)
 	}
-	topics, err := kadm.NewClient(w.admin).ListTopics(ctx, c.topic)
+	c.node = int32(agents - w.leader(c.topic, 0)) // of 1 and 2, the other one
+	return c
+}
+
+// leader returns the agent, from 0, that leads a partition: which one that is, is chance.
+func (w *world) leader(topic string, partition int32) int {
+	w.Helper()
+	ctx, cancel := context.WithTimeout(w.Context(), time.Minute)
+	defer cancel()
+	topics, err := kadm.NewClient(w.admin).ListTopics(ctx, topic)
 	if err != nil {
 		w.Fatal(err)
 	}
-	c.node = agents + 1 - topics[c.topic].Partitions[0].Leader // of 1 and 2, the other one
-	return c
+	return int(topics[topic].Partitions[partition].Leader) - 1
+}
+
+// newKnown stores a small record, and returns it when every agent knows it.
+func (w *world) newKnown() kgo.Record {
+	w.Helper()
+	ctx, cancel := context.WithTimeout(w.Context(), time.Minute)
+	defer cancel()
+	r, err := w.produce(ctx, w.client(), "small", 1, 100)
+	if err != nil {
+		w.Fatal(err)
+	}
+	again := time.NewTicker(50 * time.Millisecond)
+	defer again.Stop()
+	for node := int32(1); node <= agents; {
+		n, err := w.fetch(ctx, node, "small", 1, r.Offset)
+		if err == nil && n > 0 {
+			node++
+			continue
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			w.Fatalf("agent %d does not know a record: %d bytes, %v", node, n, err)
+		}
+	}
+	return r
 }
 
 // fetch asks an agent for what lies at an offset, and returns how many bytes it gave.
@@ -311,21 +346,22 @@ func (w *world) bounded() {
 	}
 }
 
-// says waits until an agent's /readyz has a line, and returns the page.
-func (w *world) says(i int, ready bool, want string) string {
+// says waits until an agent's /readyz has a line, and none of the others, and returns the page.
+func (w *world) says(i int, ready bool, want string, not ...string) string {
 	w.Helper()
 	again := time.NewTicker(100 * time.Millisecond)
 	defer again.Stop()
 	deadline := time.After(patience)
 	for {
 		page, is := w.floe.Readyz(i)
-		if is == ready && strings.Contains(page, want) {
+		has := func(line string) bool { return strings.Contains(page, line) }
+		if is == ready && has(want) && !slices.ContainsFunc(not, has) {
 			return page
 		}
 		select {
 		case <-again.C:
 		case <-deadline:
-			w.Errorf("/readyz of agent %d (ready %v) does not say %q: %s", i, is, want, page)
+			w.Errorf("/readyz of agent %d (ready %v) does not say %q, and none of %q: %s", i, is, want, not, page)
 			return page
 		}
 	}
