@@ -97,7 +97,7 @@ func consoleTransactions(t *testing.T, e *env) {
 	createTopic(t, addrs, topic, 1)
 	franz{}.produce(t, addrs, topic, "none", valuesOf(0, []string{"plain"}))
 	// It is the tools that end it, however long they take to be heard.
-	c := dial(t, addrs, kgo.TransactionalID(id), kgo.TransactionTimeout(10*time.Minute))
+	c := dial(t, addrs, kgo.TransactionalID(id), kgo.TransactionTimeout(2*time.Minute))
 	ctx := deadline(t)
 	if err := c.BeginTransaction(); err != nil {
 		t.Fatal(err)
@@ -117,7 +117,7 @@ func consoleTransactions(t *testing.T, e *env) {
 	says("describe of what was terminated", run("describe", "--transactional-id", id), id+`\s+\d+\s+\d+\s+(Empty|CompleteAbort)`)
 
 	// A transaction that hangs in one partition is ended there alone.
-	hanging := dial(t, addrs, kgo.TransactionalID(id), kgo.TransactionTimeout(10*time.Minute))
+	hanging := dial(t, addrs, kgo.TransactionalID(id), kgo.TransactionTimeout(2*time.Minute))
 	if err := hanging.BeginTransaction(); err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -36,7 +37,17 @@ func testSurvives(t *testing.T, e *env) {
 	}
 	// Listed once: a list made while leadership of a shard moves may lack its groups.
 	names, ids := groupsAndTransactions(t, addrs)
-	offsets, states := everyOffset(t, addrs, names), everyTransaction(t, addrs, ids)
+	var states map[string]string
+	eventually(t, "no transaction is under way, to end by itself meanwhile", func() (bool, string) {
+		states = everyTransaction(t, addrs, ids)
+		for id, state := range states {
+			if strings.HasPrefix(state, "Ongoing") || strings.HasPrefix(state, "Prepare") {
+				return false, id + ": " + state
+			}
+		}
+		return true, ""
+	})
+	offsets := everyOffset(t, addrs, names)
 	if len(offsets) == 0 {
 		t.Error("no offsets are committed")
 	}

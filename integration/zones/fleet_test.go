@@ -119,7 +119,7 @@ func (f *fleet) create(topic string, partitions int32) {
 
 // told asks one agent, as a client that calls itself so, who leads the partitions of a topic.
 func (f *fleet) told(agent int, clientID, topic string) (leaders []int32, err error) {
-	ctx, cancel := context.WithTimeout(f.t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(f.t.Context(), patience)
 	defer cancel()
 	c, err := kgo.NewClient(kgo.SeedBrokers(f.Addrs()[agent]), kgo.ClientID(clientID))
 	if err != nil {
