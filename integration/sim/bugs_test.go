@@ -100,7 +100,7 @@ func (p *process) wrap() {
 // bug is what the checker must find, as one of the named invariants.
 type bug struct {
 	name  string
-	seeds int      // within which it must be found
+	seeds int      // within which it must be found: some 20 times what it takes on average, for that is chance
 	want  []string // any of these, see violation.is
 	plant func() plant
 }

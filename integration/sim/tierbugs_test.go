@@ -20,7 +20,7 @@ import (
 var tierBugs = slices.Concat(mergeBugs, cleanBugs, sweepBugs)
 
 var mergeBugs = []bug{
-	{"digest not compared: a late replacement takes the place of whatever is there", 600, []string{"compaction: is back"}, func() plant {
+	{"digest not compared: a late replacement takes the place of whatever is there", 1200, []string{"compaction: is back"}, func() plant {
 		p := onChange(func(b *changeBug, ctx context.Context, id tiering.ShardID, changes []shard.Change) error {
 			sleep(ctx, 2*time.Second)
 			for i, c := range changes {
@@ -197,7 +197,7 @@ var cleanBugs = []bug{
 			}
 		})
 	}},
-	{"a topic is compacted that is not to be", 100, []string{"compaction: nobody asked"}, func() plant {
+	{"a topic is compacted that is not to be", 300, []string{"compaction: nobody asked"}, func() plant {
 		return onRun(func(_ *rogue, r *rogueRun) {
 			if r.part.keeps.compact && !r.part.keeps.asked.Load() && r.batches[1].base < r.stable {
 				r.drop(1)
@@ -226,7 +226,7 @@ var sweepBugs = []bug{
 			return b.unnamed(ctx, b.states(true), func(tiering.SegmentID) bool { return true })
 		})
 	}},
-	{"the sweeper with sessions of before: one that was born since counts as dead", 100, []string{"objects", "deleted"}, func() plant {
+	{"the sweeper with sessions of before: one that was born since counts as dead", 300, []string{"objects", "deleted"}, func() plant {
 		return onSweep(func(b *badSweeper, ctx context.Context) []string {
 			last := b.last
 			if b.last = b.sessions(ctx); last == nil {
@@ -266,13 +266,13 @@ var sweepBugs = []bug{
 			return out
 		})
 	}},
-	{"the sweeper does not run: garbage stays", 20, []string{"garbage"}, func() plant {
+	{"the sweeper does not run: garbage stays", 100, []string{"garbage"}, func() plant {
 		return plant{tune: func(w *world) { w.config.GCInterval = time.Hour }}
 	}},
-	{"retention does not run: data stays", 100, []string{"overdue: retention."}, func() plant {
+	{"retention does not run: data stays", 300, []string{"overdue: retention."}, func() plant {
 		return plant{tune: func(w *world) { w.config.RetentionInterval = 10 * time.Minute }}
 	}},
-	{"log compaction does not run", 100, []string{"overdue: is compacted up to"}, func() plant {
+	{"log compaction does not run", 2000, []string{"overdue: is compacted up to"}, func() plant {
 		return plant{tune: func(w *world) { w.shape.compact, w.config.CleanEvery = true, time.Hour }}
 	}},
 	{"a sweeper that never sees manifests as garbage", 300, []string{"garbage"}, func() plant {

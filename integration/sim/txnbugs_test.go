@@ -46,7 +46,7 @@ var coordinationBugs = []bug{
 	{"next transaction too early: it starts before the markers of the one before are written", 100, []string{"torn transaction"}, func() plant {
 		return onMachine("transactions", func() machineBug { return stepBug(concludeLater) })
 	}},
-	{"decision forgotten: a new coordinator aborts what was to be committed", 300, []string{"torn transaction"}, func() plant {
+	{"decision forgotten: a new coordinator aborts what was to be committed", 2000, []string{"torn transaction"}, func() plant {
 		p := onMachine("transactions", func() machineBug {
 			first := true
 			return stepBug(func(m coordinator.Machine, ev coordinator.Event, now time.Time) coordinator.Effects {
@@ -71,7 +71,7 @@ var coordinationBugs = []bug{
 	{"verification left out: a batch is taken although its partition is not part of the transaction", 100, []string{"verification", "durability"}, func() plant {
 		return onTxns(func(_ *world, inner kafka.Transactions) kafka.Transactions { return &trusting{inner} })
 	}},
-	{"number not compared: a partition takes batches of transactions that have ended there", 1000, []string{"verification", "late batch"}, func() plant {
+	{"number not compared: a partition takes batches of transactions that have ended there", 2000, []string{"verification", "late batch"}, func() plant {
 		return plant{
 			wrapPeers: func(w *world, _ *process, inner agent.Peers) agent.Peers { return &forgiving{inner, w} },
 			tune: func(w *world) {
@@ -95,7 +95,7 @@ var coordinationBugs = []bug{
 			return out
 		})
 	}},
-	{"aborted transactions cut short: the last one is left out", 100, []string{"aborted read"}, func() plant {
+	{"aborted transactions cut short: the last one is left out", 1000, []string{"aborted read"}, func() plant {
 		return onFetch(func(_ *kafka.FetchRequest, fetch func() []kafka.FetchResult) []kafka.FetchResult {
 			out := fetch()
 			for i := range out {
@@ -162,7 +162,7 @@ var coordinationBugs = []bug{
 			}
 		}}
 	}},
-	{"revocation not awaited: a partition is given on while its owner has it", 1000, []string{"two owners"}, func() plant {
+	{"revocation not awaited: a partition is given on while its owner has it", 2000, []string{"two owners"}, func() plant {
 		return onGroups(func(*world, kafka.Groups) kafka.Groups { return &eager{} })
 	}},
 }
