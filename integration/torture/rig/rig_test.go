@@ -89,13 +89,16 @@ func TestTheRig(t *testing.T) {
 // checkLinks: clients are told of the agents' links, and everything goes through links.
 func checkLinks(ctx context.Context, t *testing.T, c *rig.Cluster, client *kgo.Client) {
 	t.Helper()
-	brokers, err := kadm.NewClient(client).ListBrokers(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
 	told := map[string]bool{}
-	for _, b := range brokers {
-		told[net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port)))] = true
+	for len(told) < len(c.Agents()) { // the agent that is asked hears of the others a moment after they serve
+		brokers, err := kadm.NewClient(client).ListBrokers(ctx)
+		if err != nil {
+			t.Fatalf("told of %v: %v", told, err)
+		}
+		clear(told)
+		for _, b := range brokers {
+			told[net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port)))] = true
+		}
 	}
 	for _, a := range c.Agents() {
 		if !told[a.Kafka.Addr()] {
