@@ -113,9 +113,10 @@ var kafkaAddr = regexp.MustCompile(`127\.0\.0\.1:\d+`)
 // metricsOf runs floe dev, gives it some work, and returns what its /metrics serves.
 func metricsOf(t *testing.T) map[string]*dto.MetricFamily {
 	t.Helper()
+	binary := floe(t) // building it is not what patience is for
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	cmd := exec.Command(floe(t), "dev", "--data", filepath.Join(t.TempDir(), "data"), "--addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0", "--gc-interval", "100ms")
+	cmd := exec.Command(binary, "dev", "--data", filepath.Join(t.TempDir(), "data"), "--addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0", "--gc-interval", "100ms")
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
