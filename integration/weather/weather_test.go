@@ -81,14 +81,28 @@ func (w *world) storeDown() {
 	}
 	w.hold(12 * time.Second)
 	w.bounded()
-	if n := w.floe.Metric("floe_produce_refused_total"); n == 0 {
-		w.Error("nothing was refused although nothing could be stored: the flood was too small")
-	}
+	w.refuses()
 	stop()
 	w.store.Set(nil, 0)
 	ended := time.Now()
 	w.recovered("store down", ended, after)
 	w.fair()
+}
+
+// refuses waits until agents refuse what they have no memory for: that is how large the flood is.
+func (w *world) refuses() {
+	w.Helper()
+	again := time.NewTicker(100 * time.Millisecond)
+	defer again.Stop()
+	deadline := time.After(patience)
+	for w.floe.Metric("floe_produce_refused_total") == 0 {
+		select {
+		case <-again.C:
+		case <-deadline:
+			w.Error("nothing was refused although nothing could be stored: the flood was too small")
+			return
+		}
+	}
 }
 
 // fair waits until all agents say that all is well.
