@@ -100,10 +100,18 @@ func (m *Merger) hear() {
 type snapshot struct {
 	partition tiering.TopicPartition
 	extents   []tiering.Extent
+	archived  int64 // bytes of what is in manifests
 	epochs    []shard.EpochStart
 	cleaned   tiering.Offset
 	aborted   shard.Aborted
 	open      tiering.Offset // where the first open transaction begins
+}
+
+func archivedBytes(p *shard.Partition) (n int64) {
+	for i := range p.Manifests {
+		n += p.Manifests[i].Bytes
+	}
+	return n
 }
 
 // lookAt plans for all partitions of a shard. The view is locked while slices are taken from it,
@@ -118,7 +126,7 @@ func (m *Merger) lookAt(id tiering.ShardID, before *look) *look {
 		l.seq = s.Seq
 		for _, tp := range s.Partitions() {
 			if p := s.Partition(tp); len(p.Extents) > 1 || len(p.Extents) == 1 && m.sparse.has(p.Extents[0].Segment) {
-				all = append(all, snapshot{tp, p.Extents, p.Epochs, p.Cleaned, p.Aborted(), p.FirstOpen()})
+				all = append(all, snapshot{tp, p.Extents, archivedBytes(p), p.Epochs, p.Cleaned, p.Aborted(), p.FirstOpen()})
 			}
 		}
 	})
@@ -149,7 +157,7 @@ func (m *Merger) lookAt(id tiering.ShardID, before *look) *look {
 
 // planFor plans for one partition.
 func (m *Merger) planFor(l, before *look, id tiering.ShardID, p *snapshot, now seen) {
-	in := plan.Partition{Extents: p.extents, SegmentBytes: now.policy.SegmentBytes, SegmentMs: now.policy.SegmentAge.Milliseconds()}
+	in := plan.Partition{Extents: p.extents, Archived: p.archived, SegmentBytes: now.policy.SegmentBytes, SegmentMs: now.policy.SegmentAge.Milliseconds()}
 	if now.policy.SegmentAge <= 0 || now.policy.SegmentAge == math.MaxInt64 {
 		in.SegmentMs = 0
 	}

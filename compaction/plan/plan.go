@@ -43,8 +43,8 @@ type Rules struct {
 	// Extents is how many small extents a partition may have. Smaller: bytes are written more
 	// often where extents come in unfortunate sizes. Larger: the state of many partitions grows.
 	Extents int
-	// Manifest is how many extents move into a manifest at a time. Smaller: a partition has
-	// more manifests, each named in its state. Larger: a reader of old offsets reads more.
+	// Manifest is how many extents move into a manifest at a time, at most. Smaller: a partition
+	// has more manifests, each named in its state. Larger: a reader of old offsets reads more.
 	Manifest int
 }
 
@@ -59,6 +59,7 @@ const (
 // Partition is what is known of a partition.
 type Partition struct {
 	Extents      []tiering.Extent
+	Archived     int64          // bytes of what is in manifests already
 	Cleaned      tiering.Offset // log compaction has been done below; 0: never
 	SegmentBytes int64          // segment.bytes; 0: no limit
 	SegmentMs    int64          // segment.ms; 0: no limit
@@ -85,22 +86,47 @@ type Merge struct {
 	Why      Why
 }
 
+// What retention has trimmed of a manifest stays in the store until it has trimmed all of it. So
+// a manifest has at most one byte in manifestShare of its partition's, unless it would have fewer
+// than leastManifest extents then. A greater share: partitions take that much more than their
+// retention allows. Smaller, or fewer: a partition has more manifests than a state should name.
+const (
+	manifestShare = 8
+	leastManifest = 32
+)
+
+// manifest returns how many of the partition's first extents a manifest should have at most.
+func (r Rules) manifest(p *Partition) int {
+	left := p.Archived
+	for i := range p.Extents {
+		left += int64(p.Extents[i].Length)
+	}
+	left /= manifestShare
+	n := 0
+	for n < r.Manifest && (n < leastManifest || left >= int64(p.Extents[n].Length)) {
+		left -= int64(p.Extents[n].Length)
+		n++
+	}
+	return n
+}
+
 // Archive returns how many of the partition's first extents should move into a manifest, 0 for
 // none. merges is what Merges returned.
 func (r Rules) Archive(p *Partition, merges []Merge) int {
-	n := r.Manifest
-	if len(p.Extents) <= n+n/2 {
+	if len(p.Extents) <= r.Manifest+r.Manifest/2 {
 		return 0
 	}
+	n := r.manifest(p)
+	most := n
 	pl := r.planner(p)
 	settled := func(n int) bool {
 		e, next := &p.Extents[n-1], &p.Extents[n]
 		return int64(e.Length) >= pl.large || int64(next.Length) >= pl.large || next.IsInline()
 	}
-	for n > r.Manifest/2 && !settled(n) {
+	for n > most/2 && !settled(n) {
 		n-- // what comes may still be merged with the last ones
 	}
-	if n <= r.Manifest/2 || len(merges) > 0 && merges[0].From < n {
+	if n <= most/2 || len(merges) > 0 && merges[0].From < n {
 		return 0
 	}
 	if slices.ContainsFunc(p.Extents[:n], tiering.Extent.IsInline) {

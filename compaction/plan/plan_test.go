@@ -276,6 +276,35 @@ func TestWhatIsNotWorthAMerge(t *testing.T) {
 	}
 }
 
+// What is trimmed of a manifest stays until all of it is, so a manifest is a small part of its
+// partition, but for partitions of few extents.
+func TestAManifestIsASmallPartOfItsPartition(t *testing.T) {
+	r := plan.Rules{Target: 32 * mib, Fan: plan.DefaultFan, Extents: plan.DefaultExtents, Manifest: 256}
+	for _, tt := range []struct{ extents, archived, want int }{
+		{384, 0, 0}, // they are few enough
+		{385, 0, 48},
+		{385, 615, 125},
+		{385, 4000, 256},
+	} {
+		var l log
+		for range tt.extents {
+			l.append(32*mib, 0)
+		}
+		l.Archived = int64(tt.archived) * 32 * mib
+		if n := r.Archive(&l.Partition, nil); n != tt.want {
+			t.Errorf("of %d extents, with as much as %d of them in manifests, %d move, want %d", tt.extents, tt.archived, n, tt.want)
+		}
+	}
+	var small log
+	for range 10 * 385 {
+		small.append(1, 0)
+	}
+	small.Extents[0].Length = 1 << 30
+	if n := r.Archive(&small.Partition, nil); n > 32 {
+		t.Errorf("where the first extent is most of the partition %d extents move, want 32 at most", n)
+	}
+}
+
 // A look at a partition for which nothing is planned: most of them, every second.
 func BenchmarkNothingToMerge(b *testing.B) {
 	var l log

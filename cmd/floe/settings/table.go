@@ -147,7 +147,7 @@ var table = slices.Concat(addressSettings, clusterSettings, []Setting{
 	},
 	{
 		Name: "manifest-extents", Group: "Tiers", Default: "256", Min: "4", Max: "4096", Commands: serving,
-		Meaning: "extents of a partition that move out of its state into one object, a manifest, when half as many more are there",
+		Meaning: "extents of a partition that move out of its state into one object, a manifest, at most, when half as many more are there; beyond 32, an eighth of the partition's bytes at most, since retention deletes what lies in a manifest together",
 		Why:     "Smaller: a partition has more manifests, each named in its state. Larger: states hold more, and a reader of old records reads larger manifests.",
 		field:   func(s *Settings) any { return &s.ManifestExtents },
 	},
