@@ -13,10 +13,13 @@ import (
 	"github.com/floelog/floe/tiering"
 )
 
-// holderGrace is how much longer than its time to live a dead holder's lease may take to
-// end: etcd looks for expired leases twice a second, and a new leader of etcd extends
-// them. Shorter would refuse agents that restart at once, longer delays the refusal.
-const holderGrace = 2 * time.Second
+// A dead holder's lease may take holderTTLs of its time to live and holderGrace to end: etcd looks
+// for expired leases twice a second, and a new leader of etcd gives each its whole time again.
+// Less would refuse agents that restart at once, more delays the refusal.
+const (
+	holderTTLs  = 2
+	holderGrace = 2 * time.Second
+)
 
 // registration is a registration on its way.
 type registration struct {
@@ -108,7 +111,7 @@ func (r *registration) waitFree(ctx context.Context) error {
 		}
 		if holder == nil {
 			holder = kv.Value
-			t := time.NewTimer(r.holderTTL(kv.Value) + holderGrace)
+			t := time.NewTimer(holderTTLs*r.holderTTL(kv.Value) + holderGrace)
 			defer t.Stop()
 			limit = t.C
 		} else if string(holder) != string(kv.Value) {
