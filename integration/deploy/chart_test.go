@@ -31,7 +31,7 @@ var variants = map[string]string{
 	"everything": `{
 		fullnameOverride: log, cluster: events, zones: {names: [a, b]}, ipv6: true, drainTimeoutSeconds: 120,
 		image: {repository: registry.example/floe, tag: v1, pullPolicy: Always}, imagePullSecrets: [{name: pull}],
-		etcd: {tls: {secret: etcd-tls}, auth: {secret: etcd-auth}}, store: {credentialsSecret: store},
+		etcd: {tls: {secret: etcd-tls}, auth: {secret: etcd-auth}}, rpc: {tls: {secret: agents-tls}}, store: {credentialsSecret: store},
 		settings: {flush-size: 4MiB, auto-create-topics: false, num-partitions: 6, log-format: text, lease-ttl: 5s},
 		memoryBudget: 6GiB, resources: {limits: {cpu: 4, memory: 8Gi}}, cacheDisk: {enabled: true, size: 100Gi},
 		autoscaling: {enabled: true, minReplicas: 2, maxReplicas: 9},

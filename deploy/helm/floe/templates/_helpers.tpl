@@ -37,7 +37,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- define "floe.check" -}}
 {{- if not .Values.etcd.endpoints -}}{{- fail "etcd.endpoints: name the members of etcd, as HOST:PORT or URL" -}}{{- end -}}
 {{- if not .Values.store.url -}}{{- fail "store.url: name the bucket: s3://BUCKET/PREFIX?region=NAME" -}}{{- end -}}
-{{- range $name := list "addr" "advertise" "rpc-addr" "rpc-advertise" "admin-addr" "admin-insecure" "cluster" "etcd" "etcd-ca" "etcd-cert" "etcd-key" "etcd-user" "etcd-password-file" "store" "zone" "node-id" "memory-budget" "cache-disk-dir" "cache-disk-bytes" "drain-timeout" "config" -}}
+{{- range $name := list "addr" "advertise" "rpc-addr" "rpc-advertise" "admin-addr" "admin-insecure" "cluster" "etcd" "etcd-ca" "etcd-cert" "etcd-key" "etcd-user" "etcd-password-file" "rpc-tls-cert" "rpc-tls-key" "rpc-tls-ca" "rpc-tls-name" "store" "zone" "node-id" "memory-budget" "cache-disk-dir" "cache-disk-bytes" "drain-timeout" "config" -}}
 {{- if hasKey $.Values.settings $name -}}{{- fail (printf "settings.%s: the chart gives this itself, by a value of its own" $name) -}}{{- end -}}
 {{- end -}}
 {{- if gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas) -}}{{- fail "autoscaling: minReplicas is more than maxReplicas" -}}{{- end -}}
