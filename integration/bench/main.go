@@ -56,7 +56,7 @@ var (
 	fullPlan = plan{
 		runs: 3, warmup: time.Second, measure: 5 * time.Second, ceiling: 1500 * time.Millisecond, latency: 10 * time.Second,
 		idle: time.Minute, settle: 5 * time.Second, cached: 96 << 20, passes: 10,
-		large: 100, bill: 25 * time.Second, catchup: 3 << 29, replay: 3 << 30, replayFor: 5 * time.Second, etcdFor: time.Minute, limit: 18 * time.Minute,
+		large: 100, bill: 25 * time.Second, catchup: 3 << 29, replay: 3 << 30, replayFor: 20 * time.Second, etcdFor: time.Minute, limit: 18 * time.Minute,
 	}
 	quickPlan = plan{
 		runs: 1, warmup: 300 * time.Millisecond, measure: 1200 * time.Millisecond, ceiling: 400 * time.Millisecond, latency: 2 * time.Second,
