@@ -78,9 +78,8 @@ func (c *consumer) run(ctx context.Context) (*consumed, error) {
 				return nil, fmt.Errorf("consume %s-%d: %w", e.Topic, e.Partition, e.Err)
 			}
 		}
-		n := c.out.records
 		fetches.EachRecord(func(r *kgo.Record) { c.add(r, now) })
-		if c.out.records > n {
+		if fetches.NumRecords() > 0 { // of another run, too
 			last = now
 		}
 		if c.ends.Load() != nil && now.Sub(last) > idleTimeout {
